@@ -1,0 +1,290 @@
+// Package backends holds the interfaces through which the actors touch the
+// node, one per concern. The real ones are in the folders beside this file,
+// each alone in its package; backends/fake is a node in memory, and both pass
+// backends/conformance.
+//
+// Rules for all of them: a call may block and is only made by a worker, never
+// by an actor; it ends soon after its context does; a second call with the
+// same arguments gives the same result; a call that takes something back
+// (Unpin, Detach, Remove…) is a success when there is nothing to take back,
+// also when what took it never ran or ran half. Everything made carries the
+// pod's id in its name, so that Held finds it without a record.
+package backends
+
+import (
+	"context"
+	"time"
+
+	"github.com/troupe-run/troupe/messages"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Node is all backends of one node.
+type Node struct {
+	Namespaces Namespaces
+	Network    Network
+	Files      Files
+	Cgroups    Cgroups
+	Rootfs     Rootfs
+	Bundles    Bundles
+	Runtime    Runtime
+	Images     Images
+	Journal    Journal
+}
+
+// Holders are the backends that hold something on the node, in the order in
+// which leftovers must be dropped: processes first, records last.
+func (n *Node) Holders() []Holder {
+	return []Holder{n.Runtime, n.Bundles, n.Rootfs, n.Network, n.Files, n.Namespaces, n.Cgroups, n.Journal}
+}
+
+// Held is something a backend holds under our names.
+type Held struct {
+	Kind      string // process, mount, netns, …
+	Pod       string // always set
+	Container string // set when it is a container's
+	Name      string // path or address, for people
+}
+
+// Holder can say what it holds and drop it without any record of it.
+type Holder interface {
+	Held(ctx context.Context) ([]Held, error)
+	Drop(ctx context.Context, h Held) error
+}
+
+// Namespaces makes and pins the namespaces of a pod by bind mounts named after
+// it; no process is needed to keep them.
+type Namespaces interface {
+	Holder
+	Pin(ctx context.Context, r NamespaceRequest) (messages.Namespaces, error)
+	Unpin(ctx context.Context, pod string) error
+}
+
+// NamespaceRequest says which namespaces a pod gets of its own.
+type NamespaceRequest struct {
+	Pod               string
+	Network, IPC, UTS bool              // false: the node's own
+	Hostname          string            // set in a UTS namespace of its own
+	Sysctls           map[string]string // set in the namespaces they belong to
+}
+
+// Network attaches pods by CNI.
+type Network interface {
+	Holder
+	// Attach brings up loopback and runs CNI ADD. An error may leave something
+	// behind: Detach is called after it.
+	Attach(ctx context.Context, r NetworkRequest) (NetworkResult, error)
+	// Detach runs CNI DEL, also when the namespace or the configuration it was
+	// attached with has gone (the cached one is used).
+	Detach(ctx context.Context, r NetworkRequest) error
+	// Status is nil when pods can be attached, else says why not (CNI STATUS).
+	Status(ctx context.Context) error
+	// GC tells the plugins which pods are valid (CNI GC).
+	GC(ctx context.Context, valid []string) error
+	// Watch calls changed when the configuration may have changed; it returns
+	// when ctx ends or watching is no longer possible.
+	Watch(ctx context.Context, changed func()) error
+}
+
+// NetworkRequest names a pod to the network.
+type NetworkRequest struct {
+	Pod, Name, Namespace, UID string
+	NetNS                     string // path
+	Cgroup                    string
+	PortMappings              []*runtime.PortMapping
+	DNS                       *runtime.DNSConfig
+	Annotations               map[string]string
+}
+
+// NetworkResult is what a pod got.
+type NetworkResult struct {
+	IPs []string `json:"ips"` // without mask, in the plugin's order
+}
+
+// Files are the small files every container of a pod shares.
+type Files interface {
+	Holder
+	Make(ctx context.Context, r FilesRequest) (PodFiles, error)
+	Remove(ctx context.Context, pod string) error
+}
+
+// FilesRequest says what is in them.
+type FilesRequest struct {
+	Pod      string
+	Hostname string
+	DNS      *runtime.DNSConfig // nil: the node's resolv.conf
+	HostIPC  bool               // then /dev/shm is the node's
+	ShmSize  int64              // bytes; 0: 64 MiB
+}
+
+// PodFiles are the host paths to mount into containers.
+type PodFiles struct {
+	ResolvConf string `json:"resolvConf"`
+	Hostname   string `json:"hostname"`
+	Shm        string `json:"shm"`
+}
+
+// Cgroups keeps the parent cgroup of a pod's containers.
+type Cgroups interface {
+	Holder
+	// Make gives the parent that the pod's containers go under: the one the
+	// kubelet asked for (which is the kubelet's to make and remove, and must
+	// exist), or one of ours when it asked for none. The form is the cgroup
+	// manager's: a path ("/kubepods/pod1") or a systemd slice ("kubepods.slice").
+	Make(ctx context.Context, pod, requested string) (parent string, err error)
+	Remove(ctx context.Context, pod string) error
+}
+
+// Rootfs mounts a container's root file system over its image's layers.
+type Rootfs interface {
+	Holder
+	// Mount gives the path of the mounted root.
+	Mount(ctx context.Context, r RootfsRequest) (path string, err error)
+	// Unmount unmounts it and removes what the container wrote.
+	Unmount(ctx context.Context, pod, container string) error
+}
+
+// RootfsRequest names the image.
+type RootfsRequest struct {
+	Pod, Container string
+	ImageID        string
+	ReadOnly       bool
+	MountLabel     string
+}
+
+// Bundles writes the OCI bundle of a container.
+type Bundles interface {
+	Holder
+	// Write checks mount sources, resolves users in the root file system,
+	// builds the OCI runtime spec and writes it.
+	Write(ctx context.Context, r BundleRequest) (Bundle, error)
+	Remove(ctx context.Context, pod, container string) error
+}
+
+// BundleRequest is all a spec is made from.
+type BundleRequest struct {
+	Pod, Container string
+	PodConfig      *runtime.PodSandboxConfig
+	Config         *runtime.ContainerConfig // nil: the pod's pause process
+	Image          messages.ImageConfig
+	Rootfs         string // empty for the pause process
+	Namespaces     messages.Namespaces
+	Files          PodFiles
+	CgroupParent   string
+	Handler        string
+}
+
+// Bundle is a written bundle.
+type Bundle struct {
+	Dir        string                 `json:"dir"` // holds config.json
+	LogPath    string                 `json:"logPath,omitempty"`
+	StopSignal string                 `json:"stopSignal,omitempty"` // e.g. SIGTERM
+	User       *runtime.ContainerUser `json:"user,omitempty"`
+}
+
+// Runtime runs container processes. The real one is the connection to
+// troupe-monitor, the parent of all of them, which outlives the daemon.
+type Runtime interface {
+	Holder
+	// Connect makes sure that the monitor runs, tells the state of every
+	// process it has, then calls fact for each exit, and returns when the
+	// connection ends. ready is called once the states have been told.
+	Connect(ctx context.Context, fact func(messages.ProcessState), ready func()) error
+	// Create makes the init process of a container up to the point where
+	// Start lets it run the user's command. A command that does not exist is
+	// found by Start.
+	Create(ctx context.Context, r ProcessRequest) (messages.ProcessState, error)
+	Start(ctx context.Context, pod, container string) (messages.ProcessState, error)
+	// Signal sends a signal ("SIGTERM") to the init process, or to all
+	// processes of the container. No such process is a success.
+	Signal(ctx context.Context, pod, container, signal string, all bool) error
+	// State never fails for an unknown container: its status is ProcessGone.
+	State(ctx context.Context, pod, container string) (messages.ProcessState, error)
+	// Delete kills what is left and forgets the container.
+	Delete(ctx context.Context, pod, container string) error
+	// Exec runs a command and captures its output. A timeout kills the
+	// command and is an error of kind Deadline.
+	Exec(ctx context.Context, r ExecRequest) (messages.ExecResult, error)
+	ReopenLog(ctx context.Context, pod, container string) error
+}
+
+// ProcessRequest names a bundle to run.
+type ProcessRequest struct {
+	Pod, Container string
+	Bundle         string // directory with config.json
+	LogPath        string // CRI log file; empty: output is discarded
+	Stdin          bool   // keep a pipe open for attach
+	StdinOnce      bool
+	TTY            bool
+	Pause          bool // the pod's pause process
+	Handler        string
+}
+
+// ExecRequest is a command to run in a running container.
+type ExecRequest struct {
+	Pod, Container string
+	Command        []string
+	Timeout        time.Duration // 0: none
+}
+
+// Images is the image store and the way to registries.
+type Images interface {
+	// Resolve asks the registry for the manifest of a reference (a manifest
+	// list is resolved for this machine) and checks it against the policy.
+	Resolve(ctx context.Context, r PullRequest) (Manifest, error)
+	// Fetch brings one layer into the blob cache, verified by its digest;
+	// progress gets the bytes so far. A layer that the store or the cache has
+	// already is a success at once.
+	Fetch(ctx context.Context, r PullRequest, m Manifest, l Layer, progress func(int64)) error
+	// Commit applies the fetched layers in order and records the image.
+	Commit(ctx context.Context, r PullRequest, m Manifest) (messages.Image, error)
+	List(ctx context.Context) ([]messages.Image, error)
+	// Remove removes all names of the image, its record, and the layers that
+	// nothing else uses. NotFound is a success.
+	Remove(ctx context.Context, id string) error
+	Usage(ctx context.Context) (messages.Filesystem, error)
+}
+
+// PullRequest is one caller's wish for an image.
+type PullRequest struct {
+	Ref  string
+	Auth *messages.Auth
+}
+
+// Manifest is what a reference resolved to.
+type Manifest struct {
+	Ref      string // full: registry/name:tag or registry/name@digest
+	Digest   string // of the manifest the registry named (of the list, if it is one)
+	ConfigID string // image id
+	Layers   []Layer
+	Present  bool // the store has this very image: nothing is to be fetched
+	Opaque   any  // what the backend needs to go on; actors do not look
+}
+
+// Layer is one layer of a manifest.
+type Layer struct {
+	Digest    string // of the blob as served, "sha256:…"
+	DiffID    string // of the uncompressed layer
+	Size      int64  // of the blob; -1 when the manifest does not say
+	MediaType string
+}
+
+// Journal keeps the records of pods and containers: one small file each,
+// replaced by an atomic rename.
+type Journal interface {
+	Holder
+	Save(ctx context.Context, k Key, data []byte) error
+	Remove(ctx context.Context, k Key) error
+	// Load gives all whole records. A torn or foreign one is moved to
+	// quarantine and named in damaged; it never stops the daemon.
+	Load(ctx context.Context) (records []Record, damaged []string, err error)
+}
+
+// Key names a record: a pod's, or a container's when Container is set.
+type Key struct{ Pod, Container string }
+
+// Record is a stored record.
+type Record struct {
+	Key
+	Data []byte
+}
