@@ -128,9 +128,11 @@ type PodFiles struct {
 type Cgroups interface {
 	Holder
 	// Make gives the parent that the pod's containers go under: the one the
-	// kubelet asked for (which is the kubelet's to make and remove, and must
-	// exist), or one of ours when it asked for none. The form is the cgroup
-	// manager's: a path ("/kubepods/pod1") or a systemd slice ("kubepods.slice").
+	// kubelet asked for (which is the kubelet's to make and remove; it need not
+	// exist yet, starting a container makes it), or one of ours when it asked
+	// for none. The form is the cgroup manager's: a path ("/kubepods/pod1") or
+	// a systemd slice ("kubepods.slice"); another form, or one with "..", is an
+	// error of kind Invalid.
 	Make(ctx context.Context, pod, requested string) (parent string, err error)
 	Remove(ctx context.Context, pod string) error
 }
@@ -169,6 +171,7 @@ type BundleRequest struct {
 	Image          messages.ImageConfig
 	Rootfs         string // empty for the pause process
 	Namespaces     messages.Namespaces
+	TargetPIDNS    string // path of the PID namespace to share when the mode is TARGET
 	Files          PodFiles
 	CgroupParent   string
 	Handler        string

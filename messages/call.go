@@ -27,3 +27,14 @@ type None struct{}
 // Abandon tells the node that the caller behind a reply process no longer
 // waits (its RPC was cancelled). Work that somebody else waits for goes on.
 type Abandon struct{ Caller string }
+
+// About says which pod and container a request is about, for the words of an
+// answer that comes too late.
+func (m StopPod) About() (pod, container string)         { return m.Pod, "" }
+func (m RemovePod) About() (pod, container string)       { return m.Pod, "" }
+func (m CreateContainer) About() (pod, container string) { return m.Pod, "" }
+func (m StartContainer) About() (pod, container string)  { return m.Pod, m.Container }
+func (m StopContainer) About() (pod, container string)   { return m.Pod, m.Container }
+func (m RemoveContainer) About() (pod, container string) { return m.Pod, m.Container }
+func (m ReopenLog) About() (pod, container string)       { return m.Pod, m.Container }
+func (m ExecSync) About() (pod, container string)        { return m.Pod, m.Container }

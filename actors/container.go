@@ -1,0 +1,370 @@
+package actors
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+	"github.com/troupe-run/troupe/backends"
+	"github.com/troupe-run/troupe/messages"
+	"google.golang.org/protobuf/proto"
+)
+
+// The container actor's states and what each does on what:
+//
+//	in        on                     does                                      to
+//	(spawned) CreateContainer        the first step                            creating
+//	(spawned) adopt                  asks the monitor for the truth            any
+//	creating  CreateContainer        joins the waiters                         creating
+//	creating  step done              next; after the last, answers             creating, created
+//	creating  step failed, Stop,     cancels, undoes all, answers the error    gone; exited
+//	          Remove                                                           if an undo failed
+//	created   StartContainer         starts the process                        starting
+//	starting  started / failed       answers                                   running / exited
+//	running   StartContainer         answers: the retry of a lost answer       running
+//	created,  StopContainer          signal, grace, SIGKILL until it dies      stopping
+//	running
+//	stopping  StopContainer          joins; a shorter grace tightens           stopping
+//	any       the process exited     takes down how, answers who waited        exited
+//	any       RemoveContainer        kills, undoes all                         removing → gone
+//	running   ExecSync, ReopenLog    forwards to a session / the monitor       running
+//	any       anything else          refuses: FailedPrecondition               same
+var containerEdges = map[messages.ContainerState][]messages.ContainerState{
+	"":                         {messages.ContainerCreating, messages.ContainerCreated, messages.ContainerRunning, messages.ContainerExited, messages.ContainerRemoving},
+	messages.ContainerCreating: {messages.ContainerCreated, messages.ContainerExited},
+	messages.ContainerCreated:  {messages.ContainerStarting, messages.ContainerStopping, messages.ContainerExited},
+	messages.ContainerStarting: {messages.ContainerRunning, messages.ContainerExited},
+	messages.ContainerRunning:  {messages.ContainerStopping, messages.ContainerExited},
+	messages.ContainerStopping: {messages.ContainerExited},
+	messages.ContainerExited:   {messages.ContainerRemoving},
+	messages.ContainerRemoving: {},
+}
+
+// container owns a container: its root, bundle and process, by way of its steps.
+type container struct {
+	crew
+	id, pod string
+	state   messages.ContainerState
+	since   time.Time
+	plan    containerPlan
+	walk    walk[containerPlan]
+	conf    []byte
+	process messages.ProcessState
+
+	reason, message string
+	trouble         string // of the last undo that failed
+	first           error
+	tries           int
+	past            timeline
+	step            string
+
+	creating, starting, stopping, removing waiters
+	kill                                   kill
+	execs                                  int
+}
+
+// createFirst is CreateContainer with what the pod knows.
+type createFirst struct {
+	messages.CreateContainer
+	pod podPlan
+}
+
+// adoptContainer hands a container its record after the daemon's death.
+type adoptContainer struct {
+	rec containerRecord
+	pod podPlan
+}
+
+// killForPod stops a container without grace because its pod stops.
+type killForPod struct{}
+
+// processFact is what the monitor says of a process.
+type processFact struct{ messages.ProcessState }
+
+func newContainer(env *Env, pod, id string) actor.Producer {
+	return func() actor.Actor {
+		return &container{crew: crew{env: env}, id: id, pod: pod, walk: walk[containerPlan]{steps: containerSteps}}
+	}
+}
+
+// Receive implements actor.Actor.
+func (c *container) Receive(ctx actor.Context) {
+	switch m := ctx.Message().(type) {
+	case *actor.Started:
+		c.start(c.env, ctx, c.id)
+		if c.env.Index.acts(c.self.Id) { // a restart after a panic
+			c.reread()
+		}
+	case adoptContainer:
+		c.adopt(m)
+	case createFirst:
+		c.onCreate(ctx.Sender(), m)
+	case messages.CreateContainer:
+		c.onCreateAgain(ctx.Sender())
+	case messages.StartContainer:
+		c.onStart(ctx.Sender())
+	case messages.StopContainer:
+		c.onStop(ctx.Sender(), m.Grace)
+	case killForPod:
+		c.onStop(nil, 0)
+	case messages.RemoveContainer:
+		c.onRemove(ctx.Sender())
+	case messages.ExecSync:
+		c.onExec(ctx, m)
+	case messages.ReopenLog:
+		c.onReopen(ctx.Sender())
+	case processFact:
+		c.onFact(m.ProcessState)
+	case *actor.Stopped:
+		c.env.Index.dropActor(c.self.Id)
+	case *actor.Terminated, messages.Abandon: // an exec ended; nobody waits here without us knowing
+	default:
+		if !c.handled(m) {
+			unexpected(c.env, ctx, string(c.state))
+		}
+	}
+}
+
+// become is the only place that changes the state; see sandbox.become.
+func (c *container) become(next messages.ContainerState) {
+	if next != c.state && !slices.Contains(containerEdges[c.state], next) {
+		panic(fmt.Sprintf("container %s: no edge from %q to %q", c.id, c.state, next))
+	}
+	now, from := c.env.Clock.Now(), c.state
+	c.env.Log.Info("container", "pod", c.pod, "container", c.id, "from", string(from), "to", string(next), "took", now.Sub(c.since).Round(time.Microsecond), reasonAttr(c.reason))
+	c.past = c.past.with(messages.Edge{At: now, From: string(from), To: string(next), Took: now.Sub(c.since), Err: c.reason})
+	c.state, c.since = next, now
+	c.publish()
+	c.env.send(c.env.events, containerChanged{pod: c.pod, container: c.id, from: from, to: next, at: now})
+	if next == messages.ContainerExited {
+		c.env.send(c.parent(), containerStopped{id: c.id})
+	}
+}
+
+func (c *container) publish() {
+	c.env.Index.putContainer(c.snapshot())
+	c.env.Index.putActor(messages.ActorInfo{Path: c.self.Id, Kind: "container", State: string(c.state), Since: c.since, Step: c.step, Owns: c.owns()})
+}
+
+func (c *container) snapshot() *messages.ContainerSnapshot {
+	trouble := c.trouble
+	if trouble == "" && c.first != nil {
+		trouble = c.first.Error()
+	}
+	return &messages.ContainerSnapshot{
+		ID: c.id, Pod: c.pod, Config: c.plan.Config, ImageID: c.plan.Image.ID, ImageRef: c.plan.Config.GetImage().GetImage(),
+		StopSignal: c.plan.Bundle.StopSignal, CreatedAt: c.plan.CreatedAt, StartedAt: c.process.StartedAt,
+		FinishedAt: c.process.ExitedAt, State: c.state, Pid: c.process.Pid, ExitCode: c.process.ExitCode,
+		Reason: c.reason, Message: c.message, LogPath: c.plan.Bundle.LogPath,
+		Activity: messages.Activity{Step: c.step, Since: c.since, Error: trouble}, Timeline: c.past,
+		User: c.plan.Bundle.User, Listed: c.state != messages.ContainerCreating,
+	}
+}
+
+func (c *container) owns() []string {
+	var o []string
+	if slices.Contains(c.walk.Done, "rootfs") {
+		o = append(o, "mount:"+c.plan.Rootfs)
+	}
+	if c.process.Pid != 0 && c.state != messages.ContainerExited {
+		o = append(o, fmt.Sprintf("pid:%d", c.process.Pid))
+	}
+	return o
+}
+
+func (c *container) key() backends.Key { return backends.Key{Pod: c.pod, Container: c.id} }
+
+// parent is the pod's actor; there is no other way to it after a restart.
+func (c *container) parent() *actor.PID { return parentOf(c.env, c.self) }
+
+// journal writes the present state in its turn among the actor's jobs. What the
+// monitor knows better is taken from there while it can be asked.
+func (c *container) journal() {
+	data, key := encode(c.record(c.state, c.plan, c.walk.Done)), c.key()
+	c.do(Job{Lane: LaneStop, Name: "journal", Limit: c.env.Settings.UndoLimit}, func(ctx context.Context) (any, error) {
+		return nil, c.env.Node.Journal.Save(ctx, key, data)
+	}, func(d done) {
+		if d.err != nil {
+			c.env.Log.Warn("the journal was not written", "pod", c.pod, "container", c.id, "err", d.err)
+		}
+	})
+}
+
+func (c *container) record(state messages.ContainerState, plan containerPlan, done []string) containerRecord {
+	return containerRecord{
+		Version: recordVersion, Config: c.conf, State: state, Done: done, Plan: plan,
+		Process: c.process, Reason: c.reason, Message: c.message,
+	}
+}
+
+// --- creating ---
+
+func (c *container) onCreate(sender *actor.PID, m createFirst) {
+	if c.state != "" {
+		c.onCreateAgain(sender)
+		return
+	}
+	conf, err := proto.Marshal(m.Config)
+	if err != nil {
+		panic(err)
+	}
+	c.conf = conf
+	c.plan = containerPlan{ID: c.id, Pod: c.pod, Config: m.Config, CreatedAt: c.env.Clock.Now(), pod: m.pod}
+	c.creating.join(sender)
+	c.become(messages.ContainerCreating)
+	name := m.Config.GetImage().GetImage()
+	img, ok := c.env.Index.Image(name)
+	if !ok {
+		c.first = messages.Errorf(messages.NotFound, "container %s: image %q is not on this node: pull it first", m.Config.GetMetadata().GetName(), name)
+		c.gone()
+		return
+	}
+	c.plan.Image = img
+	c.forth()
+}
+
+// onCreateAgain answers a retry: it joins the attempt under way.
+func (c *container) onCreateAgain(sender *actor.PID) {
+	switch c.state {
+	case messages.ContainerCreating:
+		c.creating.join(sender)
+	case messages.ContainerCreated:
+		c.env.reply(sender, c.id, nil)
+	default:
+		m := c.plan.Config.GetMetadata()
+		c.env.reply(sender, nil, messages.Errorf(messages.Exists, "container %s attempt %d exists already as %s and is %s: remove it or raise the attempt",
+			m.GetName(), m.GetAttempt(), c.id, c.state))
+	}
+}
+
+func (c *container) forth() {
+	st := c.walk.next(&c.plan)
+	if st == nil {
+		c.become(messages.ContainerCreated)
+		c.creating.answer(c.env, c.id, nil)
+		return
+	}
+	c.step = st.name
+	c.publish()
+	plan, doneBefore, rec, key := c.plan, slices.Clone(c.walk.Done), c.record(messages.ContainerCreating, c.plan, nil), c.key()
+	c.do(Job{Lane: LaneStart, Name: st.name, Limit: limitOf(st.limit, c.env.Settings.StepLimit)}, func(ctx context.Context) (any, error) {
+		if err := st.do(ctx, c.env.Node, &plan); err != nil {
+			return plan, err
+		}
+		rec.Plan, rec.Done = plan, append(doneBefore, st.name)
+		after := walk[containerPlan]{steps: containerSteps, Done: rec.Done}
+		if after.next(&plan) == nil {
+			rec.State = messages.ContainerCreated
+		}
+		return plan, c.env.Node.Journal.Save(ctx, key, encode(rec))
+	}, c.stepped)
+}
+
+func (c *container) stepped(d done) {
+	c.step = ""
+	c.past = c.past.took(c.env.Clock.Now(), d.name, d.took, d.err)
+	if plan, ok := d.value.(containerPlan); ok {
+		c.plan = plan
+	}
+	if d.err == nil {
+		c.walk.Done = append(c.walk.Done, d.name)
+		if c.first == nil {
+			c.forth()
+			return
+		}
+	}
+	if c.first == nil {
+		c.first = fmt.Errorf("container %s: step %s: %w", c.plan.Config.GetMetadata().GetName(), d.name, d.err)
+		c.env.Log.Warn("a step failed", "pod", c.pod, "container", c.id, "step", d.name, "took", d.took, "err", d.err)
+	}
+	c.unwind()
+}
+
+// --- going back ---
+
+func (c *container) unwind() {
+	c.walk.turn(&c.plan, onRemove, true)
+	c.backward()
+}
+
+func (c *container) backward() {
+	st := c.walk.undoing()
+	if st == nil {
+		c.unwound()
+		return
+	}
+	c.step = "undo " + st.name
+	c.publish()
+	plan := c.plan
+	c.do(Job{Lane: LaneStop, Name: c.step, Limit: c.env.Settings.UndoLimit}, func(ctx context.Context) (any, error) {
+		return nil, st.undo(ctx, c.env.Node, &plan)
+	}, func(d done) {
+		c.step = ""
+		c.past = c.past.took(c.env.Clock.Now(), d.name, d.took, d.err)
+		if d.err != nil {
+			c.env.Log.Warn("an undo failed and will be tried again", "pod", c.pod, "container", c.id, "step", d.name, "try", c.tries, "err", d.err)
+		}
+		c.walk.undone(d.err)
+		c.backward()
+	})
+}
+
+func (c *container) unwound() {
+	err := c.walk.failed()
+	if err == nil {
+		c.gone()
+		return
+	}
+	err = fmt.Errorf("container %s: %w", c.plan.Config.GetMetadata().GetName(), err)
+	c.trouble = err.Error()
+	c.creating.answer(c.env, nil, c.first)
+	c.stopping.answer(c.env, nil, err)
+	c.removing.answer(c.env, nil, err)
+	if c.state == messages.ContainerCreating { // shown, so that the kubelet can ask for its removal
+		c.reason, c.message = "StartError", c.first.Error()
+		c.become(messages.ContainerExited)
+		c.become(messages.ContainerRemoving)
+		c.journal()
+	} else {
+		c.publish()
+	}
+	c.after(backoff(c.env.Settings, c.tries), c.unwind)
+	c.tries++
+}
+
+// gone: nothing is left; the pod unlinks this actor and answers the callers.
+func (c *container) gone() {
+	c.env.Index.dropContainer(c.id)
+	c.env.send(c.env.events, containerChanged{pod: c.pod, container: c.id, from: c.state, to: "", at: c.env.Clock.Now()})
+	c.env.send(c.parent(), containerGone{id: c.id, callers: append(c.stopping, c.removing...), started: c.creating, err: c.first})
+	c.creating, c.stopping, c.removing = nil, nil, nil
+}
+
+func (c *container) onRemove(sender *actor.PID) {
+	c.removing.join(sender)
+	switch c.state {
+	case messages.ContainerCreating:
+		c.abort("removed")
+	case messages.ContainerExited:
+		c.beginRemoval()
+	case messages.ContainerRemoving:
+	default:
+		c.onStop(nil, 0) // it is removed when its exit is known
+		c.kill.remove = true
+	}
+}
+
+func (c *container) abort(by string) {
+	if c.first == nil {
+		c.first = messages.Errorf(messages.Canceled, "container %s was %s while it was created", c.plan.Config.GetMetadata().GetName(), by)
+		c.cancel()
+	}
+}
+
+func (c *container) beginRemoval() {
+	c.become(messages.ContainerRemoving)
+	c.journal()
+	c.unwind()
+}

@@ -1,0 +1,250 @@
+package actors
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+	"github.com/troupe-run/troupe/messages"
+)
+
+// Exit reasons, as the kubelet and its users know them.
+const (
+	reasonCompleted  = "Completed"
+	reasonError      = "Error"
+	reasonOOM        = "OOMKilled"
+	reasonStartError = "StartError"
+	reasonUnknown    = "Unknown"
+)
+
+// startErrorCode is the exit code of a container whose command could not be
+// run (as containerd reports it, and shells with "not found" nearly do).
+const startErrorCode = 128
+
+// kill is a stop under way.
+type kill struct {
+	deadline time.Time // when SIGKILL is due
+	stop     func()    // of the timer
+	signaled bool      // the stop signal is sent once, whatever the retries
+	forced   bool      // SIGKILL has been sent at least once
+	tries    int
+	remove   bool // remove when the exit is known
+}
+
+// --- starting ---
+
+func (c *container) onStart(sender *actor.PID) {
+	switch c.state {
+	case messages.ContainerCreated:
+		c.starting.join(sender)
+		c.become(messages.ContainerStarting)
+		pod, id := c.pod, c.id
+		c.do(Job{Lane: LaneStart, Name: "start", Limit: c.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
+			return c.env.Node.Runtime.Start(ctx, pod, id)
+		}, c.started)
+	case messages.ContainerStarting:
+		c.starting.join(sender)
+	case messages.ContainerRunning:
+		c.env.reply(sender, messages.None{}, nil)
+	case "":
+		c.env.reply(sender, nil, messages.Errorf(messages.Unavailable, "container %s is being recovered: try again", c.id))
+	default:
+		c.env.reply(sender, nil, messages.Errorf(messages.Precondition, "container %s cannot be started: it is %s", c.id, c.state))
+	}
+}
+
+func (c *container) started(d done) {
+	c.past = c.past.took(c.env.Clock.Now(), d.name, d.took, d.err)
+	if c.state != messages.ContainerStarting {
+		return // its exit overtook the answer; the callers have been told
+	}
+	if d.err != nil {
+		err := fmt.Errorf("container %s: step start: %w", c.plan.Config.GetMetadata().GetName(), d.err)
+		c.startFailed(err)
+		return
+	}
+	st := d.value.(messages.ProcessState)
+	c.process.Pid, c.process.StartedAt, c.process.Status = st.Pid, st.StartedAt, st.Status
+	c.become(messages.ContainerRunning)
+	c.journal()
+	c.starting.answer(c.env, messages.None{}, nil)
+	if c.kill.asked() {
+		c.pursue()
+	}
+}
+
+// startFailed takes down the failure as the container's exit. What is left of
+// its process is killed; it is removed with the container.
+func (c *container) startFailed(err error) {
+	now := c.env.Clock.Now()
+	if c.process.StartedAt.IsZero() {
+		c.process.StartedAt = now
+	}
+	c.process.Status, c.process.ExitedAt, c.process.ExitCode = messages.ProcessExited, now, startErrorCode
+	c.reason, c.message = reasonStartError, err.Error()
+	c.become(messages.ContainerExited)
+	c.journal()
+	c.signal("SIGKILL", true)
+	c.starting.answer(c.env, nil, err)
+	c.afterExit()
+}
+
+// --- exiting ---
+
+// onFact takes in what the monitor says. Only an exit changes anything: the
+// rest is known, or asked for when it is needed.
+func (c *container) onFact(st messages.ProcessState) {
+	switch c.state {
+	case messages.ContainerCreated, messages.ContainerStarting, messages.ContainerRunning, messages.ContainerStopping:
+	default:
+		return
+	}
+	switch st.Status {
+	case messages.ProcessExited:
+		c.exit(st)
+	case messages.ProcessGone:
+		st.ExitUnknown, st.ExitedAt = true, c.env.Clock.Now()
+		c.exit(st)
+	}
+}
+
+func (c *container) exit(st messages.ProcessState) {
+	if c.state == messages.ContainerStarting && st.StartedAt.IsZero() {
+		return // it died on the way to its command: Start says why
+	}
+	if !st.StartedAt.IsZero() {
+		c.process.StartedAt = st.StartedAt
+	}
+	c.process.Status, c.process.ExitedAt, c.process.ExitCode = st.Status, st.ExitedAt, st.ExitCode
+	c.process.OOMKilled, c.process.ExitUnknown, c.process.Signal = st.OOMKilled, st.ExitUnknown, st.Signal
+	c.reason, c.message = exitReason(st)
+	if st.ExitUnknown {
+		c.process.ExitCode = -1
+	}
+	c.become(messages.ContainerExited)
+	c.journal()
+	c.starting.answer(c.env, messages.None{}, nil) // it had started
+	c.afterExit()
+}
+
+func (c *container) afterExit() {
+	if c.kill.stop != nil {
+		c.kill.stop()
+	}
+	c.stopping.answer(c.env, messages.None{}, nil)
+	if c.kill.remove || len(c.removing) > 0 {
+		c.beginRemoval()
+	}
+}
+
+// exitReason puts an exit into the words of Kubernetes. An exit that nobody
+// saw is never given a code that means something.
+func exitReason(st messages.ProcessState) (reason, message string) {
+	switch {
+	case st.ExitUnknown:
+		return reasonUnknown, "how the process ended is not known: the monitor or the node was restarted, and this kernel cannot tell"
+	case st.OOMKilled:
+		return reasonOOM, ""
+	case st.ExitCode == 0:
+		return reasonCompleted, ""
+	}
+	return reasonError, ""
+}
+
+// --- stopping ---
+
+func (k *kill) asked() bool { return !k.deadline.IsZero() || k.remove }
+
+func (c *container) onStop(sender *actor.PID, grace time.Duration) {
+	switch c.state {
+	case messages.ContainerExited, messages.ContainerRemoving:
+		c.env.reply(sender, messages.None{}, nil)
+		return
+	case messages.ContainerCreating:
+		c.stopping.join(sender)
+		c.abort("stopped")
+		return
+	}
+	c.stopping.join(sender)
+	due := c.env.Clock.Now().Add(grace)
+	if !c.kill.deadline.IsZero() && !due.Before(c.kill.deadline) {
+		return // a stop with a shorter grace is under way
+	}
+	c.kill.deadline = due
+	if c.state != messages.ContainerStarting { // else when it has started
+		c.pursue()
+	}
+}
+
+// pursue does what is due for the stop: the stop signal once, SIGKILL at the
+// deadline and again until the process is gone. An exit is looked for as well
+// as waited for, so that a lost fact holds nobody up.
+func (c *container) pursue() {
+	if c.state == messages.ContainerCreated || c.state == messages.ContainerRunning {
+		c.become(messages.ContainerStopping)
+	}
+	if c.state != messages.ContainerStopping {
+		return
+	}
+	if c.kill.stop != nil {
+		c.kill.stop()
+	}
+	now, wait := c.env.Clock.Now(), time.Duration(0)
+	switch {
+	case !now.Before(c.kill.deadline):
+		c.signal("SIGKILL", true)
+		if c.kill.forced {
+			c.ask()
+		}
+		c.kill.forced = true
+		wait = min(c.env.Settings.KillPatience<<min(c.kill.tries, 6), time.Minute)
+		c.kill.tries++
+	default:
+		if !c.kill.signaled {
+			c.kill.signaled = true
+			c.signal(c.plan.Bundle.StopSignal, false)
+		}
+		wait = c.kill.deadline.Sub(now)
+	}
+	c.kill.stop = c.after(wait, c.pursue)
+}
+
+// signal goes by a key of its own: it must not wait for a job of the
+// container that hangs.
+func (c *container) signal(name string, all bool) {
+	pod, id := c.pod, c.id
+	c.do(Job{Key: id + "/signal", Lane: LaneStop, Name: name, Limit: c.env.Settings.UndoLimit}, func(ctx context.Context) (any, error) {
+		return nil, c.env.Node.Runtime.Signal(ctx, pod, id, name, all)
+	}, func(d done) {
+		c.past = c.past.took(c.env.Clock.Now(), "signal "+name, d.took, d.err)
+		if d.err != nil {
+			c.env.Log.Warn("a signal was not delivered", "pod", pod, "container", id, "signal", name, "err", d.err)
+		}
+	})
+}
+
+// ask re-reads the process's state.
+func (c *container) ask() {
+	pod, id := c.pod, c.id
+	c.do(Job{Key: id + "/state", Lane: LaneRead, Name: "state", Limit: c.env.Settings.UndoLimit}, func(ctx context.Context) (any, error) {
+		return c.env.Node.Runtime.State(ctx, pod, id)
+	}, func(d done) {
+		if d.err == nil {
+			c.onFact(d.value.(messages.ProcessState))
+		}
+	})
+}
+
+// --- logs ---
+
+func (c *container) onReopen(sender *actor.PID) {
+	if c.state != messages.ContainerRunning && c.state != messages.ContainerStopping {
+		c.env.reply(sender, nil, messages.Errorf(messages.Precondition, "the log of container %s cannot be reopened: it is %s, not running", c.id, c.state))
+		return
+	}
+	pod, id := c.pod, c.id
+	c.do(Job{Key: id + "/log", Lane: LaneProbe, Name: "reopen log", Limit: c.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
+		return nil, c.env.Node.Runtime.ReopenLog(ctx, pod, id)
+	}, func(d done) { c.env.reply(sender, messages.None{}, d.err) })
+}

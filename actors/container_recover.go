@@ -1,0 +1,102 @@
+package actors
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/troupe-run/troupe/messages"
+)
+
+// reread takes the container's own record from the journal: the way back after
+// a panic of this actor.
+func (c *container) reread() {
+	key := c.key()
+	c.do(Job{Lane: LaneRead, Name: "recover", Limit: c.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
+		records, _, err := c.env.Node.Journal.Load(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range records {
+			if r.Key == key {
+				return decodeContainer(r)
+			}
+		}
+		return nil, messages.Errorf(messages.NotFound, "container %s has no record", key.Container)
+	}, func(d done) {
+		switch {
+		case d.err == nil:
+			c.adopt(adoptContainer{rec: d.value.(containerRecord)})
+		case messages.KindOf(d.err) == messages.NotFound:
+			c.gone()
+		default:
+			c.env.Log.Error("a container could not be recovered and will be tried again", "pod", c.pod, "container", c.id, "err", d.err)
+			c.after(backoff(c.env.Settings, c.tries), c.reread)
+			c.tries++
+		}
+	})
+}
+
+// adopt takes the container up where its record left it. How its process is,
+// the monitor knows better than the record.
+func (c *container) adopt(m adoptContainer) {
+	if c.state != "" {
+		return // it lives: only its parent was restarted
+	}
+	c.conf, c.plan, c.walk.Done = m.rec.Config, m.rec.Plan, m.rec.Done
+	c.plan.pod = m.pod
+	c.process, c.reason, c.message = m.rec.Process, m.rec.Reason, m.rec.Message
+	switch m.rec.State {
+	case messages.ContainerCreating: // its caller is gone; a retry starts afresh
+		c.first = messages.Errorf(messages.Unavailable, "the daemon ended while container %s was created", c.plan.Config.GetMetadata().GetName())
+		c.become(messages.ContainerCreating)
+		c.unwind()
+	case messages.ContainerExited:
+		c.become(messages.ContainerExited)
+	case messages.ContainerRemoving:
+		c.become(messages.ContainerRemoving)
+		c.unwind()
+	default:
+		c.findProcess()
+	}
+}
+
+// findProcess asks for the process until there is an answer. Until then the
+// container is shown as it was recorded.
+func (c *container) findProcess() {
+	pod, id := c.pod, c.id
+	c.do(Job{Lane: LaneRead, Name: "find process", Limit: c.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
+		return c.env.Node.Runtime.State(ctx, pod, id)
+	}, func(d done) {
+		if d.err != nil {
+			c.env.Log.Warn("the state of a container is not known yet", "pod", pod, "container", id, "err", d.err)
+			c.after(backoff(c.env.Settings, c.tries), c.findProcess)
+			c.tries++
+			return
+		}
+		c.tries = 0
+		c.found(d.value.(messages.ProcessState))
+	})
+}
+
+func (c *container) found(st messages.ProcessState) {
+	switch st.Status {
+	case messages.ProcessCreated:
+		c.process = st
+		c.become(messages.ContainerCreated)
+	case messages.ProcessRunning:
+		c.process = st
+		c.become(messages.ContainerRunning)
+	case messages.ProcessExited, messages.ProcessGone:
+		if st.Status == messages.ProcessGone {
+			st.ExitUnknown, st.ExitedAt = true, c.env.Clock.Now()
+		}
+		c.exit(st)
+	default:
+		panic(fmt.Sprintf("container %s: process status %q", c.id, st.Status))
+	}
+	if len(c.removing) > 0 && c.state != messages.ContainerRemoving {
+		c.onRemove(nil)
+	} else if c.kill.asked() {
+		c.pursue()
+	}
+}

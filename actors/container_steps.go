@@ -1,0 +1,93 @@
+package actors
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/troupe-run/troupe/backends"
+	"github.com/troupe-run/troupe/messages"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// A container is created by these steps, top to bottom, and removed by their
+// undo, bottom to top. Starting it and its exit are in container.go.
+var containerSteps = []step[containerPlan]{
+	{name: "record", do: nothing[containerPlan], undo: removeContainerRecord, on: onRemove},
+	{name: "rootfs", do: mountRootfs, undo: unmountRootfs, on: onRemove, gate: true},
+	{name: "bundle", do: writeBundle, undo: removeBundle, on: onRemove},
+	{name: "process", do: createProcess, undo: deleteProcess, on: onRemove, gate: true},
+}
+
+// containerPlan is filled as the steps go.
+type containerPlan struct {
+	ID        string                   `json:"id"`
+	Pod       string                   `json:"pod"`
+	Config    *runtime.ContainerConfig `json:"-"`
+	CreatedAt time.Time                `json:"createdAt"`
+	Image     messages.Image           `json:"image"`
+	Rootfs    string                   `json:"rootfs,omitempty"`
+	Bundle    backends.Bundle          `json:"bundle"`
+
+	pod podPlan // as it was when the container was created; not journalled
+}
+
+func removeContainerRecord(ctx context.Context, n *backends.Node, p *containerPlan) error {
+	return n.Journal.Remove(ctx, backends.Key{Pod: p.Pod, Container: p.ID})
+}
+
+func mountRootfs(ctx context.Context, n *backends.Node, p *containerPlan) (err error) {
+	p.Rootfs, err = n.Rootfs.Mount(ctx, backends.RootfsRequest{Pod: p.Pod, Container: p.ID, ImageID: p.Image.ID})
+	if err != nil {
+		return fmt.Errorf("image %s: %w", p.Config.GetImage().GetImage(), err)
+	}
+	return nil
+}
+
+func unmountRootfs(ctx context.Context, n *backends.Node, p *containerPlan) error {
+	return n.Rootfs.Unmount(ctx, p.Pod, p.ID)
+}
+
+func writeBundle(ctx context.Context, n *backends.Node, p *containerPlan) (err error) {
+	r := backends.BundleRequest{
+		Pod: p.Pod, Container: p.ID, PodConfig: p.pod.Config, Config: p.Config, Image: p.Image.Config,
+		Rootfs: p.Rootfs, Namespaces: p.pod.Namespaces, Files: p.pod.Files, CgroupParent: p.pod.Cgroup, Handler: p.pod.Handler,
+	}
+	if o := p.Config.GetLinux().GetSecurityContext().GetNamespaceOptions(); o.GetPid() == runtime.NamespaceMode_TARGET {
+		if r.TargetPIDNS, err = targetPIDNamespace(ctx, n, p.Pod, o.GetTargetId()); err != nil {
+			return err
+		}
+	}
+	p.Bundle, err = n.Bundles.Write(ctx, r)
+	return err
+}
+
+// targetPIDNamespace is the PID namespace of another container of the pod.
+func targetPIDNamespace(ctx context.Context, n *backends.Node, pod, target string) (string, error) {
+	st, err := n.Runtime.State(ctx, pod, target)
+	if err != nil {
+		return "", err
+	}
+	if st.Status != messages.ProcessRunning {
+		return "", messages.Errorf(messages.Precondition, "target container %s does not run", target)
+	}
+	return pidNamespace(st.Pid), nil
+}
+
+func pidNamespace(pid int) string { return fmt.Sprintf("/proc/%d/ns/pid", pid) }
+
+func removeBundle(ctx context.Context, n *backends.Node, p *containerPlan) error {
+	return n.Bundles.Remove(ctx, p.Pod, p.ID)
+}
+
+func createProcess(ctx context.Context, n *backends.Node, p *containerPlan) error {
+	_, err := n.Runtime.Create(ctx, backends.ProcessRequest{
+		Pod: p.Pod, Container: p.ID, Bundle: p.Bundle.Dir, LogPath: p.Bundle.LogPath,
+		Stdin: p.Config.GetStdin(), StdinOnce: p.Config.GetStdinOnce(), TTY: p.Config.GetTty(), Handler: p.pod.Handler,
+	})
+	return err
+}
+
+func deleteProcess(ctx context.Context, n *backends.Node, p *containerPlan) error {
+	return n.Runtime.Delete(ctx, p.Pod, p.ID)
+}

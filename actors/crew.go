@@ -1,0 +1,118 @@
+package actors
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+)
+
+// crew is the part of an actor that has work done. Outcomes come back to the
+// actor as done messages, and timers as tick messages; both carry a number, so
+// that what an earlier instance or an abandoned attempt left behind is ignored.
+type crew struct {
+	env  *Env
+	self *actor.PID
+	key  string
+	busy map[uint64]busyJob
+}
+
+type busyJob struct {
+	name   string
+	since  time.Time
+	cancel func()
+	then   func(done)
+}
+
+// done is the outcome of a job.
+type done struct {
+	attempt uint64
+	name    string
+	took    time.Duration
+	value   any
+	err     error
+}
+
+// tick is a timer that fired.
+type tick struct {
+	attempt uint64
+	then    func()
+}
+
+func (c *crew) start(env *Env, ctx actor.Context, key string) {
+	c.env, c.self, c.key, c.busy = env, ctx.Self(), key, map[uint64]busyJob{}
+}
+
+// do runs f in a worker and then, as a message, in the actor. Jobs of one key
+// run in order; the usual key is the actor's own.
+func (c *crew) do(j Job, f func(context.Context) (any, error), then func(done)) {
+	if j.Key == "" {
+		j.Key = c.key
+	}
+	attempt, env, self, begun := c.env.next(), c.env, c.self, c.env.Clock.Now()
+	j.Run = func(ctx context.Context) {
+		value, err := guard(ctx, f)
+		env.send(self, done{attempt: attempt, name: j.Name, took: env.Clock.Now().Sub(begun), value: value, err: err})
+	}
+	// The entry is made first: a job may end before Go returns.
+	c.busy[attempt] = busyJob{name: j.Name, since: begun, then: then}
+	cancel := env.Jobs.Go(j)
+	b := c.busy[attempt]
+	b.cancel = cancel
+	c.busy[attempt] = b
+}
+
+// finished gives a job's outcome to whom it was meant for.
+func (c *crew) finished(m done) {
+	b, mine := c.busy[m.attempt]
+	if !mine {
+		return
+	}
+	delete(c.busy, m.attempt)
+	b.then(m)
+}
+
+// cancel ends the contexts of all jobs under way; their outcomes still come.
+func (c *crew) cancel() {
+	for _, b := range c.busy {
+		b.cancel()
+	}
+}
+
+// after calls f in the actor when d has passed; the returned function calls it
+// off. f must look at the actor's state anew.
+func (c *crew) after(d time.Duration, f func()) (stop func()) {
+	env, self := c.env, c.self
+	t := tick{attempt: env.next(), then: f}
+	return env.Clock.AfterFunc(d, func() { env.send(self, t) })
+}
+
+// handled deals with the messages every actor with a crew gets.
+func (c *crew) handled(m any) bool {
+	switch m := m.(type) {
+	case done:
+		c.finished(m)
+	case tick:
+		m.then()
+	case *actor.Stopping, *actor.Restarting:
+		// Only in-memory things are let go: the end of an actor never touches
+		// what it owns on the node.
+		c.cancel()
+	default:
+		return false
+	}
+	return true
+}
+
+// guard turns a panic of a worker into an error: on a goroutine of its own it
+// would end the daemon.
+func guard(ctx context.Context, f func(context.Context) (any, error)) (value any, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic in a worker: %v\n%s", r, debug.Stack())
+		}
+	}()
+	return f(ctx)
+}

@@ -1,0 +1,328 @@
+package actors
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/troupe-run/troupe/messages"
+)
+
+// Index holds what the actors have published. List and Status are answered
+// from here, without asking any actor and without waiting for work. Values are
+// immutable; the lists are made anew only after a change.
+type Index struct {
+	mu         sync.RWMutex
+	pods       map[string]*messages.PodSnapshot
+	containers map[string]*messages.ContainerSnapshot
+	images     []messages.Image
+	fs         messages.Filesystem
+	network    messages.Condition
+	runtime    messages.Condition
+	pulls      map[string]messages.PullProgress
+	actors     map[string]messages.ActorInfo
+	restarts   map[string]int
+	mailboxes  map[string]func() int
+
+	podList       []*messages.PodSnapshot       // nil: to be made
+	containerList []*messages.ContainerSnapshot // nil: to be made
+}
+
+var _ messages.View = (*Index)(nil)
+
+// NewIndex is an empty index.
+func NewIndex() *Index {
+	starting := messages.Condition{Reason: "Starting", Message: "troupe is starting"}
+	return &Index{
+		pods: map[string]*messages.PodSnapshot{}, containers: map[string]*messages.ContainerSnapshot{},
+		pulls: map[string]messages.PullProgress{}, actors: map[string]messages.ActorInfo{},
+		restarts: map[string]int{}, mailboxes: map[string]func() int{},
+		network: starting, runtime: starting,
+	}
+}
+
+// --- what actors write ---
+
+func (x *Index) putPod(p *messages.PodSnapshot) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.pods[p.ID], x.podList = p, nil
+}
+
+func (x *Index) dropPod(id string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.pods, id)
+	x.podList = nil
+}
+
+func (x *Index) putContainer(c *messages.ContainerSnapshot) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.containers[c.ID], x.containerList = c, nil
+}
+
+func (x *Index) dropContainer(id string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.containers, id)
+	x.containerList = nil
+}
+
+func (x *Index) putImages(images []messages.Image, fs messages.Filesystem) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.images, x.fs = images, fs
+}
+
+func (x *Index) putNetwork(c messages.Condition) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.network = c
+}
+
+func (x *Index) putRuntime(c messages.Condition) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.runtime = c
+}
+
+func (x *Index) putPull(key string, p messages.PullProgress) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.pulls[key] = p
+}
+
+func (x *Index) dropPull(key string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.pulls, key)
+}
+
+func (x *Index) putActor(a messages.ActorInfo) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.actors[a.Path] = a
+}
+
+func (x *Index) dropActor(path string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.actors, path)
+	delete(x.restarts, path)
+	delete(x.mailboxes, path)
+}
+
+// acts says whether an actor of this path has published anything: then one
+// that starts now is its next instance, after a panic.
+func (x *Index) acts(path string) bool {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	_, ok := x.actors[path]
+	return ok
+}
+
+// Restarted counts a restart of an actor; the supervisor calls it.
+func (x *Index) Restarted(path string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.restarts[path]++
+}
+
+// Mailbox tells how the length of an actor's mailbox can be read.
+func (x *Index) Mailbox(path string, length func() int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.mailboxes[path] = length
+}
+
+// pod and container give what is published, listed or not.
+func (x *Index) pod(id string) (*messages.PodSnapshot, bool) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	p, ok := x.pods[id]
+	return p, ok
+}
+
+func (x *Index) container(id string) (*messages.ContainerSnapshot, bool) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	c, ok := x.containers[id]
+	return c, ok
+}
+
+// imageUsers are the containers that are made from an image.
+func (x *Index) imageUsers(image string) []string {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	var ids []string
+	for id, c := range x.containers {
+		if c.ImageID == image {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// --- messages.View ---
+
+// Pods implements messages.View.
+func (x *Index) Pods() []*messages.PodSnapshot {
+	return listed(&x.mu, x.pods, &x.podList, func(p *messages.PodSnapshot) (bool, time.Time, string) {
+		return p.Listed, p.CreatedAt, p.ID
+	})
+}
+
+// Containers implements messages.View.
+func (x *Index) Containers() []*messages.ContainerSnapshot {
+	return listed(&x.mu, x.containers, &x.containerList, func(c *messages.ContainerSnapshot) (bool, time.Time, string) {
+		return c.Listed, c.CreatedAt, c.ID
+	})
+}
+
+// listed gives the cached list, made anew if something changed. Nobody may
+// change what it returns.
+func listed[T any](mu *sync.RWMutex, all map[string]*T, cache *[]*T, key func(*T) (bool, time.Time, string)) []*T {
+	mu.RLock()
+	list := *cache
+	mu.RUnlock()
+	if list != nil {
+		return list
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	list = make([]*T, 0, len(all))
+	for _, v := range all {
+		if ok, _, _ := key(v); ok {
+			list = append(list, v)
+		}
+	}
+	slices.SortFunc(list, func(a, b *T) int {
+		_, at, ai := key(a)
+		_, bt, bi := key(b)
+		return cmp.Or(at.Compare(bt), cmp.Compare(ai, bi))
+	})
+	*cache = list
+	return list
+}
+
+// Pod implements messages.View.
+func (x *Index) Pod(prefix string) (*messages.PodSnapshot, error) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return byPrefix("pod", x.pods, prefix)
+}
+
+// Container implements messages.View.
+func (x *Index) Container(prefix string) (*messages.ContainerSnapshot, error) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return byPrefix("container", x.containers, prefix)
+}
+
+func byPrefix[T any](noun string, all map[string]*T, prefix string) (*T, error) {
+	if v, ok := all[prefix]; ok {
+		return v, nil
+	}
+	var hit *T
+	for id, v := range all {
+		if prefix != "" && strings.HasPrefix(id, prefix) {
+			if hit != nil {
+				return nil, messages.Errorf(messages.Invalid, "%s id prefix %q fits several: give more of it", noun, prefix)
+			}
+			hit = v
+		}
+	}
+	if hit == nil {
+		return nil, messages.Errorf(messages.NotFound, "%s %q does not exist", noun, prefix)
+	}
+	return hit, nil
+}
+
+// ContainersOf implements messages.View.
+func (x *Index) ContainersOf(pod string) []*messages.ContainerSnapshot {
+	var of []*messages.ContainerSnapshot
+	for _, c := range x.Containers() {
+		if c.Pod == pod {
+			of = append(of, c)
+		}
+	}
+	return of
+}
+
+// Images implements messages.View.
+func (x *Index) Images() []messages.Image {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.images
+}
+
+// Image implements messages.View.
+func (x *Index) Image(ref string) (messages.Image, bool) { return findImage(x.Images(), ref) }
+
+// Filesystem implements messages.View.
+func (x *Index) Filesystem() messages.Filesystem {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.fs
+}
+
+// Network implements messages.View.
+func (x *Index) Network() messages.Condition {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.network
+}
+
+// Runtime implements messages.View.
+func (x *Index) Runtime() messages.Condition {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.runtime
+}
+
+// Pulls implements messages.View.
+func (x *Index) Pulls() []messages.PullProgress {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	var all []messages.PullProgress
+	for _, k := range sortedKeys(x.pulls) {
+		all = append(all, x.pulls[k])
+	}
+	return all
+}
+
+// Tree implements messages.View.
+func (x *Index) Tree() []messages.ActorInfo {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	all := make([]messages.ActorInfo, 0, len(x.actors))
+	for _, path := range sortedKeys(x.actors) {
+		a := x.actors[path]
+		a.Restarts = x.restarts[path]
+		if length, ok := x.mailboxes[path]; ok {
+			a.Mailbox = length()
+		}
+		all = append(all, a)
+	}
+	return all
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// podIDs are all pods there are, listed or not.
+func (x *Index) podIDs() []string {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return sortedKeys(x.pods)
+}

@@ -1,0 +1,281 @@
+package actors
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/asynkron/protoactor-go/actor"
+	"github.com/troupe-run/troupe/backends"
+	"github.com/troupe-run/troupe/messages"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// node routes: it knows which pod has which id and which name, and nothing
+// more, so that there is little in it to go wrong. All requests pass through
+// here; that is what lets a pod be unlinked before it is poisoned.
+type node struct {
+	crew
+	loaded  bool
+	waiting []postponed // requests that came before the journal was read
+	pods    map[string]*actor.PID
+	names   map[string]string // pod name → id
+	ready   func(error)       // told once, when requests are served
+}
+
+type postponed struct {
+	sender *actor.PID
+	m      any
+}
+
+// NewNode is the root of the tree. ready is called once, when the journal has
+// been read and every pod in it is listed, or with the error that keeps the
+// daemon from starting.
+func NewNode(env *Env, ready func(error)) actor.Producer {
+	return func() actor.Actor {
+		return &node{crew: crew{env: env}, pods: map[string]*actor.PID{}, names: map[string]string{}, ready: ready}
+	}
+}
+
+// Receive implements actor.Actor.
+func (n *node) Receive(ctx actor.Context) {
+	switch m := ctx.Message().(type) {
+	case *actor.Started:
+		n.begin(ctx)
+	case *actor.Terminated:
+		n.podEnded(m.Who)
+	case *actor.Stopped:
+		n.env.Index.dropActor(ctx.Self().Id)
+	case podGone:
+		n.onGone(ctx, m)
+	case reopen:
+		n.pods[m.pod] = n.spawn(ctx, "sandbox-"+m.pod, newSandbox(n.env, m.pod))
+		ctx.Send(n.pods[m.pod], adopt{})
+	case processFact:
+		if pid, ok := n.pods[m.Pod]; ok {
+			ctx.Send(pid, m)
+		}
+	case messages.Abandon:
+		ctx.Send(n.env.images, m)
+	case messages.PullImage, messages.RemoveImage, messages.RefreshImages:
+		ctx.Forward(n.env.images)
+	default:
+		if n.handled(m) {
+			return
+		}
+		if !n.loaded {
+			n.waiting = append(n.waiting, postponed{ctx.Sender(), m})
+			return
+		}
+		n.route(ctx, ctx.Sender(), m)
+	}
+}
+
+// begin is daemon start and restart after a panic: both read the journal.
+func (n *node) begin(ctx actor.Context) {
+	n.start(n.env, ctx, "node")
+	n.env.nodePID = ctx.Self()
+	n.publish("loading")
+	n.env.events = n.spawn(ctx, "events", newEvents(n.env))
+	n.env.images = n.spawn(ctx, "images", newImages(n.env))
+	n.spawn(ctx, "monitor", newMonitor(n.env))
+	n.spawn(ctx, "network", newNetwork(n.env))
+	n.spawn(ctx, "sweeper", newSweeper(n.env))
+	n.do(Job{Lane: LaneRead, Name: "load journal"}, func(ctx context.Context) (any, error) {
+		records, damaged, err := n.env.Node.Journal.Load(ctx)
+		for _, d := range damaged {
+			n.env.Log.Error("a damaged record was put aside; what its pod holds is left to the sweeper", "record", d)
+		}
+		return records, err
+	}, func(d done) {
+		if d.err == nil {
+			n.load(ctx, d.value.([]backends.Record))
+		}
+		n.ready(d.err)
+		n.ready = func(error) {}
+	})
+}
+
+func (n *node) spawn(ctx actor.Context, name string, p actor.Producer) *actor.PID {
+	pid, err := ctx.SpawnNamed(n.env.Props(ctx.Self().Id+"/"+name, p), name)
+	if err != nil {
+		panic(fmt.Errorf("spawn %s: %w", name, err))
+	}
+	return pid
+}
+
+func (n *node) publish(state string) {
+	n.env.Index.putActor(messages.ActorInfo{Path: n.self.Id, Kind: "node", State: state, Since: n.env.Clock.Now()})
+}
+
+// load lists every recorded pod at once, as it was recorded, so that nobody who
+// asks early takes it for gone, and lets the pods recover side by side.
+func (n *node) load(ctx actor.Context, records []backends.Record) {
+	byPod := map[string][]backends.Record{}
+	for _, r := range records {
+		byPod[r.Pod] = append(byPod[r.Pod], r)
+	}
+	for _, id := range sortedKeys(byPod) {
+		rec, err := podOf(byPod[id])
+		if err != nil {
+			n.env.Log.Error("a pod's record cannot be used; what it holds is left to the sweeper", "pod", id, "err", err)
+			continue
+		}
+		n.env.Index.putPod(&messages.PodSnapshot{
+			ID: id, Config: rec.Plan.Config, Handler: rec.Plan.Handler, CreatedAt: rec.Plan.CreatedAt, State: rec.State, Reason: rec.Reason,
+			Namespaces: rec.Plan.Namespaces, IPs: rec.Plan.IPs, Cgroup: rec.Plan.Cgroup, Listed: rec.State != messages.PodStarting,
+		})
+		for _, r := range byPod[id] {
+			n.listContainer(r)
+		}
+		n.names[nameOf(rec.Plan.Config)] = id
+		n.pods[id] = n.spawn(ctx, "sandbox-"+id, newSandbox(n.env, id))
+		ctx.Send(n.pods[id], adopt{records: byPod[id]})
+	}
+	n.loaded = true
+	n.publish("ready")
+	for _, p := range n.waiting {
+		n.route(ctx, p.sender, p.m)
+	}
+	n.waiting = nil
+}
+
+func (n *node) listContainer(r backends.Record) {
+	if r.Container == "" {
+		return
+	}
+	if _, known := n.env.Index.container(r.Container); known {
+		return
+	}
+	rec, err := decodeContainer(r)
+	if err != nil {
+		return // the pod says so when it adopts its children
+	}
+	c := container{id: r.Container, pod: r.Pod, state: rec.State, plan: rec.Plan, process: rec.Process, reason: rec.Reason, message: rec.Message}
+	n.env.Index.putContainer(c.snapshot())
+}
+
+func podOf(records []backends.Record) (podRecord, error) {
+	for _, r := range records {
+		if r.Container == "" {
+			return decodePod(r)
+		}
+	}
+	return podRecord{}, fmt.Errorf("%d container records without their pod's", len(records))
+}
+
+// nameOf is what a kubelet retries by.
+func nameOf(c *runtime.PodSandboxConfig) string {
+	m := c.GetMetadata()
+	return fmt.Sprintf("%s/%s/%s/%d", m.GetNamespace(), m.GetName(), m.GetUid(), m.GetAttempt())
+}
+
+func (n *node) route(ctx actor.Context, sender *actor.PID, m any) {
+	root := n.env.System.Root
+	switch m := m.(type) {
+	case messages.RunPod:
+		root.RequestWithCustomSender(n.podFor(ctx, m), m, sender)
+	case messages.StopPod:
+		n.toPod(sender, m.Pod, m, true)
+	case messages.RemovePod:
+		n.toPod(sender, m.Pod, m, true)
+	case messages.CreateContainer:
+		n.toPod(sender, m.Pod, m, false)
+	case messages.StartContainer:
+		n.toPod(sender, m.Pod, forContainer{m.Container, m}, false)
+	case messages.StopContainer:
+		n.toPod(sender, m.Pod, forContainer{m.Container, m}, true)
+	case messages.RemoveContainer:
+		n.toPod(sender, m.Pod, forContainer{m.Container, m}, true)
+	case messages.ExecSync:
+		n.toPod(sender, m.Pod, forContainer{m.Container, m}, false)
+	case messages.ReopenLog:
+		n.toPod(sender, m.Pod, forContainer{m.Container, m}, false)
+	default:
+		unexpected(n.env, ctx, "ready")
+	}
+}
+
+// podFor is the pod that has the name, or a new one.
+func (n *node) podFor(ctx actor.Context, m messages.RunPod) *actor.PID {
+	name := nameOf(m.Config)
+	if id, taken := n.names[name]; taken {
+		return n.pods[id]
+	}
+	id := n.env.NewID()
+	n.names[name] = id
+	n.pods[id] = n.spawn(ctx, "sandbox-"+id, newSandbox(n.env, id))
+	return n.pods[id]
+}
+
+// toPod passes a request on. A pod that is not there has nothing to stop or
+// remove: those are answered as done (cri-api: idempotent).
+func (n *node) toPod(sender *actor.PID, pod string, m any, idempotent bool) {
+	pid, ok := n.pods[pod]
+	switch {
+	case ok:
+		n.env.System.Root.RequestWithCustomSender(pid, m, sender)
+	case idempotent:
+		n.env.reply(sender, messages.None{}, nil)
+	default:
+		n.env.reply(sender, nil, messages.Errorf(messages.NotFound, "pod %s does not exist", pod))
+	}
+}
+
+// onGone unlinks, then poisons, then answers: when a caller hears of it, the
+// name is free.
+func (n *node) onGone(ctx actor.Context, m podGone) {
+	if pid, ok := n.pods[m.pod]; ok {
+		delete(n.pods, m.pod)
+		ctx.Poison(pid)
+	}
+	for name, id := range n.names {
+		if id == m.pod {
+			delete(n.names, name)
+		}
+	}
+	m.starters.answer(n.env, nil, m.err)
+	m.callers.answer(n.env, messages.None{}, nil)
+}
+
+// podEnded: the supervisor gave a pod up after repeated panics. It is shown
+// NotReady with that reason, and taken up again from its record in a while;
+// its containers run on.
+func (n *node) podEnded(who *actor.PID) {
+	for _, id := range sortedKeys(n.pods) {
+		if n.pods[id].Id != who.Id {
+			continue
+		}
+		n.env.Log.Error("a sandbox actor was given up after repeated panics", "pod", id)
+		if p, ok := n.env.Index.pod(id); ok {
+			broken := *p
+			broken.State, broken.Reason = messages.PodNotReady, "its actor panicked repeatedly; it is read again from its record"
+			n.env.Index.putPod(&broken)
+		}
+		n.after(n.env.Settings.RetryMax, func() { n.env.send(n.self, reopen{id}) })
+	}
+}
+
+// reopen takes up again a pod whose actor was given up.
+type reopen struct{ pod string }
+
+// unexpected answers what a state does not know: the library would drop it.
+func unexpected(env *Env, ctx actor.Context, state string) {
+	m := ctx.Message()
+	switch m.(type) {
+	case actor.AutoReceiveMessage, actor.SystemMessage, actor.MessageBatch:
+		return
+	}
+	env.Log.Error("unexpected message", "actor", ctx.Self().Id, "state", state, "type", fmt.Sprintf("%T", m))
+	env.reply(ctx.Sender(), nil, messages.Errorf(messages.Precondition, "%T is not possible now: %s is %s", m, ctx.Self().Id, state))
+}
+
+// parentOf is the actor above, by its path.
+func parentOf(env *Env, self *actor.PID) *actor.PID {
+	for i, b := range slices.Backward([]byte(self.Id)) {
+		if b == '/' {
+			return actor.NewPID(self.Address, self.Id[:i])
+		}
+	}
+	return env.nodePID
+}

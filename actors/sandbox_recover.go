@@ -1,0 +1,118 @@
+package actors
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/asynkron/protoactor-go/actor"
+	"github.com/troupe-run/troupe/backends"
+	"github.com/troupe-run/troupe/messages"
+)
+
+// found is what a pod's records and the node say about it.
+type found struct {
+	records []backends.Record
+	pinned  bool
+	pause   messages.ProcessState
+}
+
+// recover is the one path back to life: after the daemon's death, after a
+// panic of this actor, after a reboot. It reads what the journal says, looks
+// at the node, and goes on from there.
+func (s *sandbox) recover(ctx actor.Context, records []backends.Record) {
+	spawn := func(id string) *actor.PID { return s.spawnChild(ctx, id) }
+	s.do(Job{Lane: LaneRead, Name: "recover", Limit: s.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
+		return s.look(ctx, records)
+	}, func(d done) {
+		if d.err != nil {
+			s.env.Log.Error("a pod could not be recovered and will be tried again", "pod", s.id, "err", d.err)
+			s.after(backoff(s.env.Settings, s.tries), func() { s.env.send(s.self, adopt{}) })
+			s.tries++
+			return
+		}
+		s.tries = 0
+		s.resume(d.value.(found), spawn)
+	})
+}
+
+func (s *sandbox) look(ctx context.Context, records []backends.Record) (any, error) {
+	n := s.env.Node
+	if records == nil {
+		all, _, err := n.Journal.Load(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range all {
+			if r.Pod == s.id {
+				records = append(records, r)
+			}
+		}
+	}
+	held, err := n.Namespaces.Held(ctx)
+	if err != nil {
+		return nil, err
+	}
+	f := found{records: records}
+	f.pinned = slices.ContainsFunc(held, func(h backends.Held) bool { return h.Pod == s.id })
+	f.pause, err = n.Runtime.State(ctx, s.id, s.id)
+	return f, err
+}
+
+// resume takes the pod up where the record left it.
+func (s *sandbox) resume(f found, spawn func(string) *actor.PID) {
+	rec, err := s.ownRecord(f.records)
+	if err != nil {
+		// Nothing here knows what the pod holds. Its leftovers carry its id:
+		// the sweeper removes them.
+		s.env.Log.Error("a pod's record cannot be used; what it holds is left to the sweeper", "pod", s.id, "err", err)
+		s.gone()
+		return
+	}
+	s.conf, s.plan, s.walk.Done = rec.Config, rec.Plan, rec.Done
+	for _, r := range f.records {
+		if r.Container != "" {
+			s.adoptChild(r, spawn)
+		}
+	}
+	switch rec.State {
+	case messages.PodStarting: // its caller is gone; a retry starts afresh
+		s.first = messages.Errorf(messages.Unavailable, "the daemon ended while pod %s was starting", podName(s.plan.Config))
+		s.become(messages.PodStarting, "")
+		s.unwind(onRemove, true)
+	case messages.PodReady:
+		s.become(messages.PodReady, "")
+		if reason := s.lost(f); reason != "" {
+			s.become(messages.PodNotReady, reason)
+			s.journal()
+		}
+	case messages.PodStopping:
+		s.become(messages.PodStopping, "")
+		s.goOn()
+	case messages.PodRemoving:
+		s.become(messages.PodRemoving, "")
+		s.goOn()
+	default:
+		s.become(messages.PodNotReady, rec.Reason)
+	}
+}
+
+// lost says what a pod that was ready has lost, by a reboot for instance.
+func (s *sandbox) lost(f found) string {
+	if s.plan.Namespaces.Network != "" && !f.pinned {
+		return "the pod's namespaces are gone: the node was restarted"
+	}
+	if !hasNoPause(&s.plan) && f.pause.Status != messages.ProcessRunning {
+		return "the pause process that holds the pod's PID namespace has exited"
+	}
+	return ""
+}
+
+func (s *sandbox) ownRecord(records []backends.Record) (podRecord, error) {
+	for _, r := range records {
+		if r.Container == "" {
+			return decodePod(r)
+		}
+	}
+	return podRecord{}, errors.New("there is none")
+}

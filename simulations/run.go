@@ -1,0 +1,177 @@
+package simulations
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/troupe-run/troupe/backends/fake"
+	"github.com/troupe-run/troupe/messages"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Run is one simulated run.
+type Run struct {
+	Seed       uint64
+	Pods       int
+	Faults     *Faults   // nil: drawn from the seed
+	Transcript io.Writer // may be nil
+}
+
+// Result is what came of it. Digest covers every line of the transcript.
+type Result struct {
+	Seed     uint64
+	Pods     int
+	Turns    int
+	Virtual  time.Duration
+	Lives    int // of the daemon
+	Injected map[string]int
+	Faults   Faults
+	Digest   uint64
+	Failures []string
+}
+
+// String names the run, so that a failure can be replayed from the log.
+func (r Result) String() string {
+	n := 0
+	for _, c := range r.Injected {
+		n += c
+	}
+	return fmt.Sprintf("seed %d: %d pods, %d turns, %s of virtual time, %d faults of %d kinds, %d lives of the daemon, transcript %016x, %d failures",
+		r.Seed, r.Pods, r.Turns, r.Virtual.Round(time.Second), n, len(r.Injected), r.Lives, r.Digest, len(r.Failures))
+}
+
+// faultyTime is how long the faults go on; then everything must settle.
+const faultyTime = 3 * time.Minute
+
+// settleTime is how long what nobody owns may take to be swept: the sweeper's
+// grace, a few rounds, and the longest wait between tries.
+const settleTime = 20 * time.Minute
+
+// Do runs it: first with faults, then without, until every pod has gone and
+// the node must be empty.
+func (r Run) Do() Result {
+	plan := Draw(rand.New(rand.NewPCG(r.Seed, 1)))
+	if r.Faults != nil {
+		plan = *r.Faults
+	}
+	w := NewWorld(r.Seed, plan, r.Transcript)
+	for i := range 5 {
+		w.Node.AddImage(fmt.Sprintf("registry.local/app-%d:1", i), fake.Layer{Name: "base", Size: 5 << 20}, fake.Layer{Name: fmt.Sprintf("app-%d", i), Size: 1 << 20})
+	}
+	left := r.Pods
+	for n := range r.Pods {
+		k := &pod{w: w, n: n}
+		k.p = w.spawn(nil, fmt.Sprintf("pod-%d", n), func(p *proc) { k.p = p; k.life() }, func() { left-- })
+	}
+	w.fate()
+	w.after(nil, faultyTime, func() {
+		w.say("world", "faults end")
+		w.plan = Faults{}
+		w.Node.SetDisk(0)
+	})
+	every := max(1, r.Pods/8)
+	limit := w.epoch.Add(12 * time.Hour)
+	for left > 0 && len(w.failures) == 0 && w.now.Before(limit) && w.Step() {
+		if w.turns%every == 0 {
+			w.check()
+		}
+	}
+	if left > 0 && len(w.failures) == 0 {
+		w.fail("%d pods have not come to their end by %s", left, w.now.Sub(w.epoch))
+	}
+	w.settle()
+	return Result{
+		Seed: r.Seed, Pods: r.Pods, Turns: w.turns, Virtual: w.now.Sub(w.epoch), Lives: w.lives,
+		Injected: w.injected, Faults: plan, Digest: w.digest.Sum64(), Failures: w.failures,
+	}
+}
+
+// spread is over which time the pods begin.
+func (w *World) spread() time.Duration { return 30 * time.Second }
+
+// settle lets the sweeper do its work; then the node must hold nothing.
+func (w *World) settle() {
+	until := w.now.Add(settleTime)
+	for w.now.Before(until) && len(w.failures) == 0 && w.Step() {
+	}
+	if len(w.failures) > 0 {
+		return
+	}
+	for _, left := range w.Node.Empty() {
+		w.fail("left behind: %s", left)
+	}
+	for _, name := range sortedKeys(w.pending) {
+		w.fail("never answered: %s", name)
+	}
+	l := w.life
+	for _, s := range l.env.Index.Pods() {
+		w.fail("still listed: pod %s is %s", s.ID, s.State)
+	}
+	for _, a := range l.env.Index.Tree() {
+		if a.Kind == "sandbox" || a.Kind == "container" || a.Kind == "pull" || a.Kind == "layer" || a.Kind == "exec" {
+			w.fail("still alive: %s is %s", a.Path, a.State)
+		}
+	}
+}
+
+// check is run all the time.
+func (w *World) check() {
+	for _, bad := range w.Node.Invariants() {
+		w.fail("invariant: %s", bad)
+	}
+	l := w.life
+	if l.dead || !l.loaded {
+		return
+	}
+	for _, c := range l.env.Index.Containers() {
+		if c.CRIState() == runtime.ContainerState_CONTAINER_EXITED && c.Reason == "" && c.State != messages.ContainerRemoving {
+			w.fail("container %s has exited without a reason", c.ID)
+		}
+	}
+}
+
+// fate brings the events that no call causes.
+func (w *World) fate() {
+	w.often(func() time.Duration { return w.plan.DaemonCrash }, w.Crash)
+	w.often(func() time.Duration { return w.plan.MonitorCrash }, func() {
+		w.count("monitor crash")
+		w.Node.CrashMonitor()
+	})
+	w.often(func() time.Duration { return w.plan.ProcessDeath }, w.killOne)
+	w.often(func() time.Duration { return w.plan.DiskFull }, func() {
+		w.count("disk full")
+		w.Node.SetDisk(1)
+		w.after(nil, w.between(time.Second, 10*time.Second), func() { w.Node.SetDisk(0) })
+	})
+}
+
+// often calls f at times whose mean distance is mean, while there is one.
+func (w *World) often(mean func() time.Duration, f func()) {
+	d := mean()
+	if d == 0 {
+		return
+	}
+	w.after(nil, w.between(d/2, d*3/2), func() {
+		if mean() > 0 {
+			f()
+			w.often(mean, f)
+		}
+	})
+}
+
+// killOne lets a container's process die by itself.
+func (w *World) killOne() {
+	running := w.Node.Living()
+	if len(running) == 0 {
+		return
+	}
+	id := running[w.rng.IntN(len(running))]
+	w.count("process death")
+	w.Node.Kill(id, int32(w.rng.IntN(3)), w.chance(0.1))
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -1,0 +1,98 @@
+package simulations
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+var (
+	seedFlag = flag.Uint64("seed", 0, "replay this seed, with its transcript on standard output")
+	podsFlag = flag.Int("pods", 40, "pods of a replayed seed")
+	seeds    = flag.Int("seeds", 30, "how many fresh seeds to try")
+)
+
+func report(t *testing.T, r Result) {
+	t.Helper()
+	t.Log(r)
+	for kind, n := range r.Injected {
+		t.Logf("  %4d × %s", n, kind)
+	}
+	for i, f := range r.Failures {
+		if i == 10 {
+			t.Errorf("… and %d more", len(r.Failures)-i)
+			break
+		}
+		t.Error(f)
+	}
+	if len(r.Failures) > 0 {
+		t.Errorf("replay: go test ./simulations -run TestReplay -seed=%d -pods=%d -v", r.Seed, r.Pods)
+	}
+}
+
+func TestReplay(t *testing.T) {
+	if *seedFlag == 0 {
+		t.Skip("give -seed=N")
+	}
+	report(t, Run{Seed: *seedFlag, Pods: *podsFlag, Transcript: os.Stdout}.Do())
+}
+
+func TestACalmNodeRunsItsPodsWithoutAnError(t *testing.T) {
+	var text bytes.Buffer
+	r := Run{Seed: 1, Pods: 20, Faults: &Faults{}, Transcript: &text}.Do()
+	report(t, r)
+	if s := text.String(); strings.Contains(s, "failed") || strings.Contains(s, "lost") {
+		t.Errorf("a calm run had trouble:\n%s", s)
+	}
+}
+
+func TestTwoRunsOfOneSeedAreTheSameToTheByte(t *testing.T) {
+	for seed := uint64(100); seed < 104; seed++ {
+		var a, b bytes.Buffer
+		ra := Run{Seed: seed, Pods: 25, Transcript: &a}.Do()
+		Run{Seed: seed, Pods: 25, Transcript: &b}.Do()
+		t.Logf("%s, %d bytes of transcript", ra, a.Len())
+		if !bytes.Equal(a.Bytes(), b.Bytes()) {
+			t.Errorf("seed %d: the transcripts differ, first at %s", seed, firstDifference(a.String(), b.String()))
+		}
+		if a.Len() < 10_000 {
+			t.Errorf("seed %d: the transcript has only %d bytes: nothing happened", seed, a.Len())
+		}
+	}
+}
+
+func firstDifference(a, b string) string {
+	la, lb := strings.Split(a, "\n"), strings.Split(b, "\n")
+	for i := range min(len(la), len(lb)) {
+		if la[i] != lb[i] {
+			return "\n" + la[i] + "\n" + lb[i]
+		}
+	}
+	return "the end"
+}
+
+func TestFaultsLeaveNothingBehindAndNoRequestUnanswered(t *testing.T) {
+	for seed := uint64(1); seed <= 60; seed++ {
+		report(t, Run{Seed: seed, Pods: 20}.Do())
+	}
+	fresh := uint64(time.Now().UnixNano())
+	for i := range uint64(*seeds) {
+		report(t, Run{Seed: fresh + i, Pods: 20}.Do())
+	}
+}
+
+func TestAThousandPodsLiveTheirLives(t *testing.T) {
+	begun := time.Now()
+	r := Run{Seed: 1000, Pods: 1000, Faults: &Faults{
+		Before: 0.003, After: 0.003, Half: 0.003, Hang: 0.0002, Slow: 0.002,
+		DaemonCrash: 40 * time.Second, MonitorCrash: time.Minute, ProcessDeath: time.Second, DiskFull: 90 * time.Second,
+	}}.Do()
+	report(t, r)
+	t.Logf("took %s", time.Since(begun).Round(time.Millisecond))
+	if r.Lives < 2 {
+		t.Errorf("the daemon never died: %d lives", r.Lives)
+	}
+}

@@ -1,0 +1,84 @@
+package supervisor
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+	"github.com/troupe-run/troupe/actors"
+	"github.com/troupe-run/troupe/backends"
+	"github.com/troupe-run/troupe/messages"
+)
+
+// Config is what a tree is made of.
+type Config struct {
+	Node     *backends.Node
+	Log      *slog.Logger
+	Limits   Limits
+	Settings actors.Settings
+}
+
+// Tree is the running actor system:
+//
+//	node ─┬─ sandbox-<id>* ── <container id>* ── exec-<n>*
+//	      ├─ images ─┬─ pull-<n>*
+//	      │          └─ layer-<digest>*
+//	      ├─ monitor    the connection to troupe-monitor
+//	      ├─ network    CNI configuration, STATUS, GC
+//	      ├─ events     fan-out
+//	      └─ sweeper    what the node holds that no actor owns
+type Tree struct {
+	env     *actors.Env
+	system  *actor.ActorSystem
+	node    *actor.PID
+	events  *actor.PID
+	workers *workers
+	stop    context.CancelFunc
+	closing atomic.Bool
+	number  atomic.Uint64
+}
+
+// Start spawns the tree and returns when every pod in the journal is listed;
+// they recover side by side from then on.
+func Start(ctx context.Context, c Config) (*Tree, error) {
+	index, system := actors.NewIndex(), newSystem(c.Log)
+	strategy := &Strategy{Log: c.Log, Index: index, Now: time.Now, Max: 5, Window: time.Minute}
+	work, stop := context.WithCancel(context.Background())
+	t := &Tree{system: system, workers: newWorkers(work, c.Limits), stop: stop}
+	t.env = &actors.Env{
+		Clock: clock{}, NewID: newID, Jobs: t.workers, System: system, Log: c.Log, Node: c.Node, Index: index, Settings: c.Settings,
+		Props: Props(c.Log, index, strategy, unbounded),
+	}
+	ready := make(chan error, 1)
+	var err error
+	if t.node, err = system.Root.SpawnNamed(t.env.Props("node", actors.NewNode(t.env, func(err error) { ready <- err })), "node"); err != nil {
+		stop()
+		return nil, fmt.Errorf("spawn the node actor: %w", err)
+	}
+	t.events = actor.NewPID(t.node.Address, t.node.Id+"/events")
+	select {
+	case err = <-ready:
+	case <-ctx.Done():
+		err = fmt.Errorf("the journal was not read in time: %w", ctx.Err())
+	}
+	if err != nil {
+		_ = t.Shutdown(ctx)
+		return nil, err
+	}
+	return t, nil
+}
+
+// View is read access to what the actors have published.
+func (t *Tree) View() messages.View { return t.env.Index }
+
+// newID is 256 random bits in hex, the form of all CRI runtimes.
+func newID() string {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return hex.EncodeToString(b[:])
+}

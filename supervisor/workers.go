@@ -1,0 +1,119 @@
+package supervisor
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/troupe-run/troupe/actors"
+	"golang.org/x/sync/semaphore"
+)
+
+// Limits is how many jobs of each lane run at once.
+type Limits struct {
+	Start, Stop, Probe, Image, Read int64
+}
+
+// DefaultLimits suit a node of a few cores. Most jobs wait for the kernel, not
+// for a core; what is bounded is how much of the machine a burst may take.
+func DefaultLimits() Limits { return Limits{Start: 16, Stop: 64, Probe: 64, Image: 6, Read: 64} }
+
+// workers runs jobs on goroutines: those of one key in order, those of one
+// lane at most so many at once.
+type workers struct {
+	lanes map[actors.Lane]*semaphore.Weighted
+	ctx   context.Context // ends at shutdown
+
+	mu     sync.Mutex
+	queues map[string][]*job
+	wg     sync.WaitGroup
+}
+
+type job struct {
+	actors.Job
+	ctx    context.Context
+	cancel context.CancelFunc
+}
+
+func newWorkers(ctx context.Context, l Limits) *workers {
+	return &workers{
+		ctx: ctx, queues: map[string][]*job{},
+		lanes: map[actors.Lane]*semaphore.Weighted{
+			actors.LaneStart: semaphore.NewWeighted(l.Start), actors.LaneStop: semaphore.NewWeighted(l.Stop),
+			actors.LaneProbe: semaphore.NewWeighted(l.Probe), actors.LaneImage: semaphore.NewWeighted(l.Image),
+			actors.LaneRead: semaphore.NewWeighted(l.Read),
+		},
+	}
+}
+
+// Go implements actors.Jobs.
+func (w *workers) Go(j actors.Job) (cancel func()) {
+	ctx, stop := context.WithCancel(w.ctx)
+	queued := &job{Job: j, ctx: ctx, cancel: stop}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	first := len(w.queues[j.Key]) == 0
+	w.queues[j.Key] = append(w.queues[j.Key], queued)
+	if first {
+		w.wg.Add(1)
+		go w.drain(j.Key)
+	}
+	return stop
+}
+
+// drain runs the jobs of a key until there is none.
+func (w *workers) drain(key string) {
+	defer w.wg.Done()
+	for {
+		w.mu.Lock()
+		queue := w.queues[key]
+		if len(queue) == 0 {
+			delete(w.queues, key)
+			w.mu.Unlock()
+			return
+		}
+		j := queue[0]
+		w.mu.Unlock()
+		w.run(j)
+		w.mu.Lock()
+		w.queues[key] = w.queues[key][1:]
+		w.mu.Unlock()
+	}
+}
+
+// run waits for a place in the lane; the limit of a job counts from then on. A
+// job that was cancelled while it waited runs all the same: it is for its own
+// code to see that its context has ended, and its outcome must come.
+func (w *workers) run(j *job) {
+	defer j.cancel()
+	if lane, bounded := w.lanes[j.Lane]; bounded && lane.Acquire(j.ctx, 1) == nil {
+		defer lane.Release(1)
+	}
+	ctx := j.ctx
+	if j.Limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, j.Limit)
+		defer cancel()
+	}
+	j.Run(ctx)
+}
+
+// wait gives the jobs under way time to end.
+func (w *workers) wait(ctx context.Context) {
+	done := make(chan struct{})
+	go func() { w.wg.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// clock is the real one.
+type clock struct{}
+
+func (clock) Now() time.Time { return time.Now() }
+
+func (clock) AfterFunc(d time.Duration, f func()) func() {
+	t := time.AfterFunc(d, f)
+	return func() { t.Stop() }
+}
