@@ -22,7 +22,7 @@ import (
 //	creating  step failed, Stop,     cancels, undoes all, answers the error    gone; exited
 //	          Remove                                                           if an undo failed
 //	created   StartContainer         starts the process                        starting
-//	starting  started / failed       answers                                   running / exited
+//	starting  started / failed       answers                                   running / stopping
 //	running   StartContainer         answers: the retry of a lost answer       running
 //	created,  StopContainer          signal, grace, SIGKILL until it dies      stopping
 //	running
@@ -35,7 +35,7 @@ var containerEdges = map[messages.ContainerState][]messages.ContainerState{
 	"":                         {messages.ContainerCreating, messages.ContainerCreated, messages.ContainerRunning, messages.ContainerExited, messages.ContainerRemoving},
 	messages.ContainerCreating: {messages.ContainerCreated, messages.ContainerExited},
 	messages.ContainerCreated:  {messages.ContainerStarting, messages.ContainerStopping, messages.ContainerExited},
-	messages.ContainerStarting: {messages.ContainerRunning, messages.ContainerExited},
+	messages.ContainerStarting: {messages.ContainerRunning, messages.ContainerStopping, messages.ContainerExited},
 	messages.ContainerRunning:  {messages.ContainerStopping, messages.ContainerExited},
 	messages.ContainerStopping: {messages.ContainerExited},
 	messages.ContainerExited:   {messages.ContainerRemoving},
@@ -55,10 +55,12 @@ type container struct {
 
 	reason, message string
 	trouble         string // of the last undo that failed
-	first           error
+	first, startErr error
 	tries           int
 	past            timeline
 	step            string
+
+	over bool // nothing is left of it; the pod is about to unlink it
 
 	creating, starting, stopping, removing waiters
 	kill                                   kill
@@ -91,6 +93,9 @@ func newContainer(env *Env, pod, id string) actor.Producer {
 
 // Receive implements actor.Actor.
 func (c *container) Receive(ctx actor.Context) {
+	if c.over && c.putOff(ctx.Sender(), ctx.Message()) {
+		return
+	}
 	switch m := ctx.Message().(type) {
 	case *actor.Started:
 		c.start(c.env, ctx, c.id)
@@ -133,8 +138,9 @@ func (c *container) become(next messages.ContainerState) {
 		panic(fmt.Sprintf("container %s: no edge from %q to %q", c.id, c.state, next))
 	}
 	now, from := c.env.Clock.Now(), c.state
-	c.env.Log.Info("container", "pod", c.pod, "container", c.id, "from", string(from), "to", string(next), "took", now.Sub(c.since).Round(time.Microsecond), reasonAttr(c.reason))
-	c.past = c.past.with(messages.Edge{At: now, From: string(from), To: string(next), Took: now.Sub(c.since), Err: c.reason})
+	took := sinceOf(now, c.since)
+	c.env.Log.Info("container", "pod", c.pod, "container", c.id, "from", string(from), "to", string(next), "took", took, reasonAttr(c.reason))
+	c.past = c.past.with(messages.Edge{At: now, From: string(from), To: string(next), Took: took, Err: c.reason})
 	c.state, c.since = next, now
 	c.publish()
 	c.env.send(c.env.events, containerChanged{pod: c.pod, container: c.id, from: from, to: next, at: now})
@@ -279,13 +285,13 @@ func (c *container) stepped(d done) {
 		c.first = fmt.Errorf("container %s: step %s: %w", c.plan.Config.GetMetadata().GetName(), d.name, d.err)
 		c.env.Log.Warn("a step failed", "pod", c.pod, "container", c.id, "step", d.name, "took", d.took, "err", d.err)
 	}
-	c.unwind()
+	c.unwind(true)
 }
 
 // --- going back ---
 
-func (c *container) unwind() {
-	c.walk.turn(&c.plan, onRemove, true)
+func (c *container) unwind(half bool) {
+	c.walk.turn(&c.plan, onRemove, half)
 	c.backward()
 }
 
@@ -330,16 +336,38 @@ func (c *container) unwound() {
 	} else {
 		c.publish()
 	}
-	c.after(backoff(c.env.Settings, c.tries), c.unwind)
+	c.after(backoff(c.env.Settings, c.tries), func() { c.unwind(false) })
 	c.tries++
 }
 
 // gone: nothing is left; the pod unlinks this actor and answers the callers.
 func (c *container) gone() {
+	c.over = true
 	c.env.Index.dropContainer(c.id)
 	c.env.send(c.env.events, containerChanged{pod: c.pod, container: c.id, from: c.state, to: "", at: c.env.Clock.Now()})
 	c.env.send(c.parent(), containerGone{id: c.id, callers: append(c.stopping, c.removing...), started: c.creating, err: c.first})
 	c.creating, c.stopping, c.removing = nil, nil, nil
+}
+
+// putOff sends a request that comes when the container has gone back to the
+// pod, which by then has unlinked it.
+func (c *container) putOff(sender *actor.PID, m any) bool {
+	back := forContainer{id: c.id, m: m}
+	switch m := m.(type) {
+	case createFirst:
+		c.env.System.Root.RequestWithCustomSender(c.parent(), m.CreateContainer, sender)
+		return true
+	case messages.CreateContainer:
+		c.env.System.Root.RequestWithCustomSender(c.parent(), m, sender)
+		return true
+	case messages.StopContainer, messages.RemoveContainer:
+		back.idempotent = true
+	case messages.StartContainer, messages.ExecSync, messages.ReopenLog:
+	default:
+		return false
+	}
+	c.env.System.Root.RequestWithCustomSender(c.parent(), back, sender)
+	return true
 }
 
 func (c *container) onRemove(sender *actor.PID) {
@@ -366,5 +394,5 @@ func (c *container) abort(by string) {
 func (c *container) beginRemoval() {
 	c.become(messages.ContainerRemoving)
 	c.journal()
-	c.unwind()
+	c.unwind(false)
 }

@@ -60,8 +60,7 @@ func (c *container) started(d done) {
 		return // its exit overtook the answer; the callers have been told
 	}
 	if d.err != nil {
-		err := fmt.Errorf("container %s: step start: %w", c.plan.Config.GetMetadata().GetName(), d.err)
-		c.startFailed(err)
+		c.startFailed(fmt.Errorf("container %s: step start: %w", c.plan.Config.GetMetadata().GetName(), d.err))
 		return
 	}
 	st := d.value.(messages.ProcessState)
@@ -74,20 +73,16 @@ func (c *container) started(d done) {
 	}
 }
 
-// startFailed takes down the failure as the container's exit. What is left of
-// its process is killed; it is removed with the container.
+// startFailed answers with the failure. An error does not say that nothing
+// runs: the process is pursued until its end is known, and only then is the
+// failure taken down as the container's exit.
 func (c *container) startFailed(err error) {
-	now := c.env.Clock.Now()
-	if c.process.StartedAt.IsZero() {
-		c.process.StartedAt = now
-	}
-	c.process.Status, c.process.ExitedAt, c.process.ExitCode = messages.ProcessExited, now, startErrorCode
-	c.reason, c.message = reasonStartError, err.Error()
-	c.become(messages.ContainerExited)
-	c.journal()
-	c.signal("SIGKILL", true)
+	c.startErr = err
+	c.kill.deadline = c.env.Clock.Now()
+	c.become(messages.ContainerStopping)
+	c.pursue()
+	c.ask()
 	c.starting.answer(c.env, nil, err)
-	c.afterExit()
 }
 
 // --- exiting ---
@@ -121,6 +116,13 @@ func (c *container) exit(st messages.ProcessState) {
 	c.reason, c.message = exitReason(st)
 	if st.ExitUnknown {
 		c.process.ExitCode = -1
+	}
+	if c.startErr != nil {
+		c.process.ExitCode, c.process.ExitUnknown = startErrorCode, false
+		c.reason, c.message = reasonStartError, c.startErr.Error()
+		if c.process.StartedAt.IsZero() {
+			c.process.StartedAt = st.ExitedAt
+		}
 	}
 	c.become(messages.ContainerExited)
 	c.journal()

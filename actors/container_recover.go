@@ -49,12 +49,12 @@ func (c *container) adopt(m adoptContainer) {
 	case messages.ContainerCreating: // its caller is gone; a retry starts afresh
 		c.first = messages.Errorf(messages.Unavailable, "the daemon ended while container %s was created", c.plan.Config.GetMetadata().GetName())
 		c.become(messages.ContainerCreating)
-		c.unwind()
+		c.unwind(true)
 	case messages.ContainerExited:
 		c.become(messages.ContainerExited)
 	case messages.ContainerRemoving:
 		c.become(messages.ContainerRemoving)
-		c.unwind()
+		c.unwind(false)
 	default:
 		c.findProcess()
 	}

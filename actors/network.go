@@ -107,10 +107,11 @@ func (n *network) show(c messages.Condition) {
 func (n *network) gc() {
 	index := n.env.Index
 	n.do(Job{Lane: LaneStop, Name: "gc", Limit: n.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
-		return nil, n.env.Node.Network.GC(ctx, index.podIDs())
+		return nil, n.env.Node.Network.GC(ctx, index.podIDs)
 	}, func(d done) {
 		if d.err != nil {
-			n.env.Log.Warn("CNI GC failed", "err", d.err)
+			n.env.Log.Warn("CNI GC failed and is tried again", "err", d.err)
+			n.collect = false
 		}
 	})
 }

@@ -79,17 +79,15 @@ func (n *node) begin(ctx actor.Context) {
 	n.env.events = n.spawn(ctx, "events", newEvents(n.env))
 	n.env.images = n.spawn(ctx, "images", newImages(n.env))
 	n.spawn(ctx, "monitor", newMonitor(n.env))
-	n.spawn(ctx, "network", newNetwork(n.env))
-	n.spawn(ctx, "sweeper", newSweeper(n.env))
-	n.do(Job{Lane: LaneRead, Name: "load journal"}, func(ctx context.Context) (any, error) {
+	n.do(Job{Lane: LaneRead, Name: "load journal", Limit: n.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
 		records, damaged, err := n.env.Node.Journal.Load(ctx)
 		for _, d := range damaged {
-			n.env.Log.Error("a damaged record was put aside; what its pod holds is left to the sweeper", "record", d)
+			n.env.Log.Error("a damaged record was put aside; what it alone knew of is removed with its pod or by the sweeper", "record", d)
 		}
-		return records, err
+		return adopt{records: records, damaged: len(damaged) > 0}, err
 	}, func(d done) {
 		if d.err == nil {
-			n.load(ctx, d.value.([]backends.Record))
+			n.load(ctx, d.value.(adopt))
 		}
 		n.ready(d.err)
 		n.ready = func(error) {}
@@ -110,9 +108,9 @@ func (n *node) publish(state string) {
 
 // load lists every recorded pod at once, as it was recorded, so that nobody who
 // asks early takes it for gone, and lets the pods recover side by side.
-func (n *node) load(ctx actor.Context, records []backends.Record) {
+func (n *node) load(ctx actor.Context, found adopt) {
 	byPod := map[string][]backends.Record{}
-	for _, r := range records {
+	for _, r := range found.records {
 		byPod[r.Pod] = append(byPod[r.Pod], r)
 	}
 	for _, id := range sortedKeys(byPod) {
@@ -130,8 +128,11 @@ func (n *node) load(ctx actor.Context, records []backends.Record) {
 		}
 		n.names[nameOf(rec.Plan.Config)] = id
 		n.pods[id] = n.spawn(ctx, "sandbox-"+id, newSandbox(n.env, id))
-		ctx.Send(n.pods[id], adopt{records: byPod[id]})
+		ctx.Send(n.pods[id], adopt{records: byPod[id], damaged: found.damaged})
 	}
+	// These two take from the node what no pod owns: not before all pods are known.
+	n.spawn(ctx, "network", newNetwork(n.env))
+	n.spawn(ctx, "sweeper", newSweeper(n.env))
 	n.loaded = true
 	n.publish("ready")
 	for _, p := range n.waiting {
@@ -182,15 +183,15 @@ func (n *node) route(ctx actor.Context, sender *actor.PID, m any) {
 	case messages.CreateContainer:
 		n.toPod(sender, m.Pod, m, false)
 	case messages.StartContainer:
-		n.toPod(sender, m.Pod, forContainer{m.Container, m}, false)
+		n.toPod(sender, m.Pod, forContainer{id: m.Container, m: m}, false)
 	case messages.StopContainer:
-		n.toPod(sender, m.Pod, forContainer{m.Container, m}, true)
+		n.toPod(sender, m.Pod, forContainer{id: m.Container, m: m, idempotent: true}, true)
 	case messages.RemoveContainer:
-		n.toPod(sender, m.Pod, forContainer{m.Container, m}, true)
+		n.toPod(sender, m.Pod, forContainer{id: m.Container, m: m, idempotent: true}, true)
 	case messages.ExecSync:
-		n.toPod(sender, m.Pod, forContainer{m.Container, m}, false)
+		n.toPod(sender, m.Pod, forContainer{id: m.Container, m: m}, false)
 	case messages.ReopenLog:
-		n.toPod(sender, m.Pod, forContainer{m.Container, m}, false)
+		n.toPod(sender, m.Pod, forContainer{id: m.Container, m: m}, false)
 	default:
 		unexpected(n.env, ctx, "ready")
 	}

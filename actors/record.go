@@ -86,6 +86,14 @@ type timeline []messages.Edge
 
 const timelineLength = 64
 
+// sinceOf is how long a state lasted; the first state of all lasted nothing.
+func sinceOf(now, since time.Time) time.Duration {
+	if since.IsZero() {
+		return 0
+	}
+	return now.Sub(since).Round(time.Microsecond)
+}
+
 func (t timeline) with(e messages.Edge) timeline {
 	if len(t) >= timelineLength {
 		t = t[len(t)-timelineLength+1:]

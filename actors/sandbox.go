@@ -54,6 +54,10 @@ type sandbox struct {
 	walk  walk[podPlan]
 	conf  []byte // the config as the journal keeps it
 
+	recovering bool        // what it has is being found out
+	over       bool        // nothing is left of it; the node is about to unlink it
+	postponed  []postponed // requests that came meanwhile
+
 	reason string
 	first  error // what ended a start
 	tries  int   // of the way back
@@ -67,7 +71,19 @@ type sandbox struct {
 
 // adopt hands a pod its records after the daemon's death; without records it
 // reads them itself.
-type adopt struct{ records []backends.Record }
+type adopt struct {
+	records []backends.Record
+	damaged bool // a record was lost, perhaps of a container of this pod
+}
+
+// isRequest: somebody wants something of a pod or its containers.
+func isRequest(m any) bool {
+	switch m.(type) {
+	case messages.RunPod, messages.StopPod, messages.RemovePod, messages.CreateContainer, forContainer:
+		return true
+	}
+	return false
+}
 
 // podGone tells the node that nothing of a pod is left; the node answers the
 // callers once the name is free.
@@ -89,16 +105,20 @@ func newSandbox(env *Env, id string) actor.Producer {
 
 // Receive implements actor.Actor.
 func (s *sandbox) Receive(ctx actor.Context) {
+	if isRequest(ctx.Message()) && (s.over || s.recovering) {
+		s.putOff(ctx.Sender(), ctx.Message())
+		return
+	}
 	switch m := ctx.Message().(type) {
 	case *actor.Started:
 		s.start(s.env, ctx, s.id)
 		if s.env.Index.acts(s.self.Id) { // a restart after a panic
-			s.recover(ctx, nil)
+			s.recover(ctx, adopt{})
 		}
 	case *actor.Terminated:
 		s.childEnded(m.Who)
 	case adopt:
-		s.recover(ctx, m.records)
+		s.recover(ctx, m)
 	case messages.RunPod:
 		s.onRun(ctx, m)
 	case messages.StopPod:
@@ -133,8 +153,9 @@ func (s *sandbox) become(next messages.PodState, reason string) {
 		panic(fmt.Sprintf("sandbox %s: no edge from %q to %q", s.id, s.state, next))
 	}
 	now, from := s.env.Clock.Now(), s.state
-	s.env.Log.Info("pod", "pod", s.id, "from", string(from), "to", string(next), "took", now.Sub(s.since).Round(time.Microsecond), reasonAttr(reason))
-	s.past = s.past.with(messages.Edge{At: now, From: string(from), To: string(next), Took: now.Sub(s.since), Err: reason})
+	took := sinceOf(now, s.since)
+	s.env.Log.Info("pod", "pod", s.id, "from", string(from), "to", string(next), "took", took, reasonAttr(reason))
+	s.past = s.past.with(messages.Edge{At: now, From: string(from), To: string(next), Took: took, Err: reason})
 	s.state, s.since, s.reason = next, now, reason
 	s.publish()
 	s.env.send(s.env.events, podChanged{pod: s.id, from: from, to: next, at: now})
@@ -197,6 +218,21 @@ func (s *sandbox) journal() {
 			s.env.Log.Warn("the journal was not written", "pod", s.id, "err", d.err)
 		}
 	})
+}
+
+// putOff keeps a request until the pod knows what it has. One that comes when
+// the pod has gone goes back to the node, which by then has unlinked the pod.
+func (s *sandbox) putOff(sender *actor.PID, m any) {
+	if !s.over {
+		s.postponed = append(s.postponed, postponed{sender, m})
+		return
+	}
+	if f, ok := m.(forContainer); ok {
+		m = f.m
+	}
+	if _, fact := m.(processFact); !fact {
+		s.env.System.Root.RequestWithCustomSender(s.env.nodePID, m, sender)
+	}
 }
 
 // --- starting ---
@@ -350,6 +386,7 @@ func (s *sandbox) stuck(to phase, err error) {
 // gone: nothing is left on the node. The node actor unlinks the pod, and only
 // then are the callers answered: the name is free when they hear of it.
 func (s *sandbox) gone() {
+	s.over = true
 	s.env.Index.dropPod(s.id)
 	s.env.send(s.env.events, podChanged{pod: s.id, from: s.state, to: "", at: s.env.Clock.Now()})
 	s.env.send(s.env.nodePID, podGone{pod: s.id, callers: append(s.stopping, s.removing...), starters: s.running, err: s.first})
@@ -420,7 +457,7 @@ func (s *sandbox) goOn() {
 		if !s.childrenGone() {
 			return
 		}
-		s.unwind(onRemove, true)
+		s.unwind(onRemove, false)
 	}
 }
 

@@ -13,6 +13,8 @@ import (
 type forContainer struct {
 	id string
 	m  any
+	// idempotent: a container that is not there has nothing to stop or remove.
+	idempotent bool
 }
 
 // containerGone tells the pod that nothing of a container is left.
@@ -64,25 +66,29 @@ func (s *sandbox) spawnChild(ctx actor.Context, id string) *actor.PID {
 
 // adoptChild gives a container its record. A record nobody can read is left to
 // the sweeper.
-func (s *sandbox) adoptChild(r backends.Record, spawn func(string) *actor.PID) {
+func (s *sandbox) adoptChild(r backends.Record, spawn func(string) *actor.PID) (ok bool) {
 	rec, err := decodeContainer(r)
 	if err != nil {
 		s.env.Log.Error("a container's record cannot be used; what it holds is left to the sweeper", "pod", s.id, "container", r.Container, "err", err)
-		return
+		return false
 	}
 	s.names[containerName(rec.Plan.Config)] = r.Container
 	s.env.send(spawn(r.Container), adoptContainer{rec: rec, pod: s.plan})
+	return true
 }
 
 // forward passes a request on; one for a container that is not there is
 // answered here.
 func (s *sandbox) forward(ctx actor.Context, m forContainer) {
 	pid, ok := s.children[m.id]
-	if !ok {
+	switch {
+	case ok:
+		s.env.System.Root.RequestWithCustomSender(pid, m.m, ctx.Sender())
+	case m.idempotent:
+		s.env.reply(ctx.Sender(), messages.None{}, nil)
+	default:
 		s.env.reply(ctx.Sender(), nil, messages.Errorf(messages.NotFound, "container %s is not in pod %s", m.id, s.id))
-		return
 	}
-	s.env.System.Root.RequestWithCustomSender(pid, m.m, ctx.Sender())
 }
 
 // onContainerGone unlinks, then poisons: nothing can queue behind the poison,

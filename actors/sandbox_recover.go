@@ -12,18 +12,19 @@ import (
 
 // found is what a pod's records and the node say about it.
 type found struct {
-	records []backends.Record
-	pinned  bool
-	pause   messages.ProcessState
+	adopt
+	pinned bool
+	pause  messages.ProcessState
 }
 
 // recover is the one path back to life: after the daemon's death, after a
 // panic of this actor, after a reboot. It reads what the journal says, looks
 // at the node, and goes on from there.
-func (s *sandbox) recover(ctx actor.Context, records []backends.Record) {
+func (s *sandbox) recover(ctx actor.Context, m adopt) {
+	s.recovering = true
 	spawn := func(id string) *actor.PID { return s.spawnChild(ctx, id) }
 	s.do(Job{Lane: LaneRead, Name: "recover", Limit: s.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
-		return s.look(ctx, records)
+		return s.look(ctx, m)
 	}, func(d done) {
 		if d.err != nil {
 			s.env.Log.Error("a pod could not be recovered and will be tried again", "pod", s.id, "err", d.err)
@@ -33,19 +34,25 @@ func (s *sandbox) recover(ctx actor.Context, records []backends.Record) {
 		}
 		s.tries = 0
 		s.resume(d.value.(found), spawn)
+		s.recovering = false
+		for _, p := range s.postponed {
+			s.env.System.Root.RequestWithCustomSender(s.self, p.m, p.sender)
+		}
+		s.postponed = nil
 	})
 }
 
-func (s *sandbox) look(ctx context.Context, records []backends.Record) (any, error) {
+func (s *sandbox) look(ctx context.Context, m adopt) (any, error) {
 	n := s.env.Node
-	if records == nil {
-		all, _, err := n.Journal.Load(ctx)
+	if m.records == nil {
+		all, damaged, err := n.Journal.Load(ctx)
 		if err != nil {
 			return nil, err
 		}
+		m.damaged = len(damaged) > 0
 		for _, r := range all {
 			if r.Pod == s.id {
-				records = append(records, r)
+				m.records = append(m.records, r)
 			}
 		}
 	}
@@ -53,7 +60,7 @@ func (s *sandbox) look(ctx context.Context, records []backends.Record) (any, err
 	if err != nil {
 		return nil, err
 	}
-	f := found{records: records}
+	f := found{adopt: m}
 	f.pinned = slices.ContainsFunc(held, func(h backends.Held) bool { return h.Pod == s.id })
 	f.pause, err = n.Runtime.State(ctx, s.id, s.id)
 	return f, err
@@ -71,9 +78,14 @@ func (s *sandbox) resume(f found, spawn func(string) *actor.PID) {
 	}
 	s.conf, s.plan, s.walk.Done = rec.Config, rec.Plan, rec.Done
 	for _, r := range f.records {
-		if r.Container != "" {
-			s.adoptChild(r, spawn)
+		if r.Container != "" && !s.adoptChild(r, spawn) {
+			f.damaged = true
 		}
+	}
+	s.plan.Children = s.childIDs()
+	if f.damaged && !slices.Contains(s.walk.Done, "strays") {
+		s.walk.Done = append(s.walk.Done, "strays")
+		defer s.journal()
 	}
 	switch rec.State {
 	case messages.PodStarting: // its caller is gone; a retry starts afresh

@@ -2,6 +2,8 @@ package actors
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"time"
 
 	"github.com/troupe-run/troupe/backends"
@@ -23,6 +25,9 @@ var podSteps = []step[podPlan]{
 	// Undone also when it failed: a plugin may have taken an address and then failed.
 	{name: "network", do: attachNetwork, undo: detachNetwork, on: onStop, gate: true, skip: hasHostNetwork, limit: 4 * time.Minute},
 	{name: "pause", do: startPause, undo: stopPause, on: onStop, gate: true, skip: hasNoPause},
+	// Only undone, and only by a pod one of whose containers lost its record:
+	// see recover.
+	{name: "strays", do: nothing[podPlan], undo: dropStrays, on: onStop, gate: true, skip: always[podPlan]},
 }
 
 // podPlan is filled as the steps go: request → plan → record → snapshot.
@@ -36,6 +41,7 @@ type podPlan struct {
 	Files      backends.PodFiles         `json:"files"`
 	Cgroup     string                    `json:"cgroup,omitempty"`
 	PausePid   int                       `json:"pausePid,omitempty"`
+	Children   []string                  `json:"children,omitempty"` // with a record, when one without was found
 }
 
 // nothing: the journal writes the record itself before a list's first step, so
@@ -118,6 +124,24 @@ func stopPause(ctx context.Context, n *backends.Node, p *podPlan) error {
 	}
 	return n.Bundles.Remove(ctx, p.ID, p.ID)
 }
+
+// dropStrays ends what containers without a record have in this pod, before
+// the pod's network and namespaces go.
+func dropStrays(ctx context.Context, n *backends.Node, p *podPlan) error {
+	var errs []error
+	for _, holder := range []backends.Holder{n.Runtime, n.Bundles, n.Rootfs} {
+		held, err := holder.Held(ctx)
+		errs = append(errs, err)
+		for _, h := range held {
+			if h.Pod == p.ID && h.Container != "" && h.Container != p.ID && !slices.Contains(p.Children, h.Container) {
+				errs = append(errs, holder.Drop(ctx, h))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func always[P any](*P) bool { return true }
 
 func (p *podPlan) options() *runtime.NamespaceOption {
 	return p.Config.GetLinux().GetSecurityContext().GetNamespaceOptions()

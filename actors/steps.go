@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/troupe-run/troupe/backends"
@@ -46,7 +47,7 @@ type walk[P any] struct {
 
 // next is the next step to do, or nil at the end of the list.
 func (w *walk[P]) next(p *P) *step[P] {
-	for i := w.reached(); i < len(w.steps); i++ {
+	for i := w.reached(p); i < len(w.steps); i++ {
 		if s := &w.steps[i]; s.skip == nil || !s.skip(p) {
 			return s
 		}
@@ -54,12 +55,15 @@ func (w *walk[P]) next(p *P) *step[P] {
 	return nil
 }
 
-// reached is the index behind the last step done.
-func (w *walk[P]) reached() int {
-	if len(w.Done) == 0 {
-		return 0
+// reached is the index behind the last step done on the way forth. (A step the
+// plan skips can be among Done for the sake of its undo.)
+func (w *walk[P]) reached(p *P) int {
+	for _, name := range slices.Backward(w.Done) {
+		if i := w.index(name); i >= 0 && (w.steps[i].skip == nil || !w.steps[i].skip(p)) {
+			return i + 1
+		}
 	}
-	return w.index(w.Done[len(w.Done)-1]) + 1
+	return 0
 }
 
 func (w *walk[P]) index(name string) int {
@@ -72,16 +76,17 @@ func (w *walk[P]) index(name string) int {
 }
 
 // turn plans the way back: all steps of the phase that may hold something,
-// last first. With half, the step after the last one done is among them,
-// because its do may have run without being journalled.
+// last first. With half, a start was cut off: the step after the last one done
+// may hold something too, because its do may have run without being journalled.
+// It counts as done from here on, until its undo has succeeded.
 func (w *walk[P]) turn(p *P, to phase, half bool) {
 	w.back, w.errs = w.back[:0], nil
+	if s := w.next(p); half && s != nil {
+		w.Done = append(w.Done[:len(w.Done):len(w.Done)], s.name)
+	}
 	held := map[string]bool{}
 	for _, n := range w.Done {
 		held[n] = true
-	}
-	if s := w.next(p); half && s != nil {
-		held[s.name] = true
 	}
 	for i := len(w.steps) - 1; i >= 0; i-- {
 		if s := &w.steps[i]; held[s.name] && s.on <= to {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/troupe-run/troupe/backends/fake"
+	"github.com/troupe-run/troupe/messages"
 )
 
 // Faults says what may go wrong in a run, as chances per call or means between
@@ -66,6 +67,9 @@ var (
 	errConnectionLost = errors.New("the connection to troupe was lost")
 )
 
+// stall is how long a download may stand still.
+const stall = 5 * time.Minute
+
 // latency is what a call takes when nothing is wrong (design.md §3).
 var latency = map[string]time.Duration{
 	"Network.Attach": 8 * time.Millisecond, "Network.Detach": 28 * time.Millisecond,
@@ -100,8 +104,11 @@ func (h hook) Before(ctx context.Context, c fake.Call) error {
 			return errInjectedBefore
 		case w.chance(w.plan.Hang):
 			w.count("hang " + c.Backend + "." + c.Method)
-			for ctx.Err() == nil {
-				p.park()
+			for until := w.now.Add(stall); ctx.Err() == nil; p.park() {
+				if c.Backend == "Images" { // a download ends when nothing comes (pull_progress_timeout)
+					p.sleep(until.Sub(w.now))
+					return messages.Errorf(messages.Deadline, "injected: nothing came for %s", stall)
+				}
 			}
 		case w.chance(w.plan.Slow):
 			w.count("slow " + c.Backend + "." + c.Method)
