@@ -192,10 +192,19 @@ func (c *container) journal() {
 	c.do(Job{Lane: LaneStop, Name: "journal", Limit: c.env.Settings.UndoLimit}, func(ctx context.Context) (any, error) {
 		return nil, c.env.Node.Journal.Save(ctx, key, data)
 	}, func(d done) {
-		if d.err != nil {
-			c.env.Log.Warn("the journal was not written", "pod", c.pod, "container", c.id, "err", d.err)
+		if d.err != nil && !c.over { // the state is in memory: write it again
+			c.env.Log.Warn("the journal was not written and is tried again", "pod", c.pod, "container", c.id, "err", d.err)
+			c.after(c.env.Settings.RetryMin, c.journalAgain)
 		}
 	})
+}
+
+// journalAgain writes what is true by now. A creation journals itself, step by
+// step, and a record must not come again after it was removed.
+func (c *container) journalAgain() {
+	if !c.over && c.state != messages.ContainerCreating && c.state != messages.ContainerRemoving {
+		c.journal()
+	}
 }
 
 func (c *container) record(state messages.ContainerState, plan containerPlan, done []string) containerRecord {

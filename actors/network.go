@@ -103,11 +103,22 @@ func (n *network) show(c messages.Condition) {
 }
 
 // gc tells the plugins which pods there are. A pod that is just starting is
-// among them: the index has every pod from its first step on.
+// among them: the index has every pod from its first step on. So is one that
+// has lost its record while its processes live: the sweeper ends them first.
 func (n *network) gc() {
 	index := n.env.Index
 	n.do(Job{Lane: LaneStop, Name: "gc", Limit: n.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
-		return nil, n.env.Node.Network.GC(ctx, index.podIDs)
+		processes, err := n.env.Node.Runtime.Held(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return nil, n.env.Node.Network.GC(ctx, func() []string {
+			valid := index.podIDs()
+			for _, p := range processes {
+				valid = append(valid, p.Pod)
+			}
+			return valid
+		})
 	}, func(d done) {
 		if d.err != nil {
 			n.env.Log.Warn("CNI GC failed and is tried again", "err", d.err)

@@ -214,8 +214,9 @@ func (s *sandbox) journal() {
 	s.do(Job{Lane: LaneStop, Name: "journal", Limit: s.env.Settings.UndoLimit}, func(ctx context.Context) (any, error) {
 		return nil, s.env.Node.Journal.Save(ctx, backends.Key{Pod: s.id}, data)
 	}, func(d done) {
-		if d.err != nil { // the effects are still on the node, where recovery finds them
-			s.env.Log.Warn("the journal was not written", "pod", s.id, "err", d.err)
+		if d.err != nil && !s.over { // the state is in memory: write it again
+			s.env.Log.Warn("the journal was not written and is tried again", "pod", s.id, "err", d.err)
+			s.after(s.env.Settings.RetryMin, s.journalAgain)
 		}
 	})
 }
@@ -232,6 +233,14 @@ func (s *sandbox) putOff(sender *actor.PID, m any) {
 	}
 	if _, fact := m.(processFact); !fact {
 		s.env.System.Root.RequestWithCustomSender(s.env.nodePID, m, sender)
+	}
+}
+
+// journalAgain writes what is true by now. A start journals itself, step by
+// step, and on the way back a record must not come again after it was removed.
+func (s *sandbox) journalAgain() {
+	if !s.over && s.state != messages.PodStarting && s.state != messages.PodRemoving && s.walk.undoing() == nil {
+		s.journal()
 	}
 }
 

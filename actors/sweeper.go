@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -104,14 +105,19 @@ func (s *sweeper) drop(due []backends.Held) {
 	s.show(fmt.Sprintf("removing %d", len(due)))
 	s.do(Job{Lane: LaneStop, Name: "drop", Limit: s.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
 		var errs []error
+		stuck := map[string]bool{} // pods that keep something: what is beneath it stays
 		for _, h := range s.env.Node.Holders() {
 			held, err := h.Held(ctx)
-			errs = append(errs, err)
+			if err != nil {
+				return nil, errors.Join(append(errs, err)...)
+			}
 			for _, one := range held {
-				for _, want := range due {
-					if one == want {
-						errs = append(errs, h.Drop(ctx, one))
-					}
+				if stuck[one.Pod] || !slices.Contains(due, one) {
+					continue
+				}
+				if err := h.Drop(ctx, one); err != nil {
+					stuck[one.Pod] = true
+					errs = append(errs, fmt.Errorf("drop %s %s of pod %s: %w", one.Kind, one.Name, one.Pod, err))
 				}
 			}
 		}

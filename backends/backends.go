@@ -79,8 +79,10 @@ type Network interface {
 	Detach(ctx context.Context, r NetworkRequest) error
 	// Status is nil when pods can be attached, else says why not (CNI STATUS).
 	Status(ctx context.Context) error
-	// GC tells the plugins which pods are valid (CNI GC).
-	GC(ctx context.Context, valid []string) error
+	// GC tells the plugins which pods are valid (CNI GC); they free what they
+	// hold for others. valid is asked while no Attach is under way, and Attach
+	// waits meanwhile, so that no pod is missed; kind Busy when one is.
+	GC(ctx context.Context, valid func() []string) error
 	// Watch calls changed when the configuration may have changed; it returns
 	// when ctx ends or watching is no longer possible.
 	Watch(ctx context.Context, changed func()) error
@@ -236,7 +238,8 @@ type Images interface {
 	// list is resolved for this machine) and checks it against the policy.
 	Resolve(ctx context.Context, r PullRequest) (Manifest, error)
 	// Fetch brings one layer into the blob cache, verified by its digest;
-	// progress gets the bytes so far. A layer that the store or the cache has
+	// progress gets the bytes so far. When nothing comes for the configured
+	// time it ends with kind Deadline. A layer that the store or the cache has
 	// already is a success at once.
 	Fetch(ctx context.Context, r PullRequest, m Manifest, l Layer, progress func(int64)) error
 	// Commit applies the fetched layers in order and records the image.

@@ -1,0 +1,85 @@
+# Troupe. `make` lists what there is.
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+PREFIX  ?= /usr/local
+DESTDIR ?=
+
+# The daemon is pure Go; the monitor is cgo (libcontainer's nsenter); both are static.
+PURE_TAGS    := containers_image_openpgp,exclude_graphdriver_btrfs
+MONITOR_TAGS := seccomp,netgo,osusergo
+STAMP        := -X main.version=$(VERSION)
+PURE         := CGO_ENABLED=0 go build -trimpath -tags $(PURE_TAGS) -ldflags '-s -w $(STAMP)'
+CGO          := CGO_ENABLED=1 go build -trimpath -tags $(MONITOR_TAGS) -ldflags '-s -w -extldflags -static $(STAMP)'
+TOOLS        := .cache/tools/bin
+
+# Packages whose tests run under the race detector (which needs cgo).
+RACE := ./messages/... ./actors/... ./supervisor/... ./cri/... ./simulations/...
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build test e2e lint bench demo install clean tools peers unit race kernel
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install the Debian packages that are missing (as root)
+	@./tools/setup
+
+build: ## build bin/troupe, bin/troupe-monitor, bin/troupe-sim; print their sizes
+	@mkdir -p bin
+	$(PURE) -o bin/troupe ./cmd/troupe
+	$(PURE) -o bin/troupe-sim ./cmd/troupe-sim
+	$(CGO) -o bin/troupe-monitor ./cmd/troupe-monitor
+	@for b in troupe troupe-monitor troupe-sim; do \
+	  printf '%-22s %8d KiB  %s\n' bin/$$b $$(( $$(stat -c %s bin/$$b) / 1024 )) \
+	    "$$(file -b bin/$$b | grep -oE 'statically linked|dynamically linked|static-pie linked' || echo '?')"; done
+
+test: build race unit kernel e2e ## run every test: unit, simulations, real kernel, end to end (as root)
+
+race:
+	CGO_ENABLED=1 go test -race -tags $(PURE_TAGS) $(RACE)
+
+unit:
+	CGO_ENABLED=0 go test -tags $(PURE_TAGS) ./cmd/troupe/... ./cmd/troupe-sim/... ./backends/...
+
+kernel:
+	CGO_ENABLED=1 go test -tags $(MONITOR_TAGS) ./cmd/troupe-monitor/...
+
+e2e: build tools ## run real containers through crictl, a real registry and real CNI plugins (as root)
+	CGO_ENABLED=0 go test -count=1 -timeout 20m -tags $(PURE_TAGS) ./e2e/...
+
+lint: ## gofumpt, vet, staticcheck, and govulncheck where its database can be reached
+	@./tools/lint.sh '$(PURE_TAGS)' '$(MONITOR_TAGS)'
+
+bench: build tools peers ## measure Troupe beside containerd; write bench/RESULTS.md (as root)
+	CGO_ENABLED=0 go run -tags $(PURE_TAGS) ./e2e/bench
+
+demo: build ## watch a node come up, run two pods, survive a SIGKILL and go again (as root)
+	@CGO_ENABLED=0 go build -trimpath -o .cache/demo ./e2e/demo && ./.cache/demo
+
+install: build ## install binaries and units below $(DESTDIR)$(PREFIX), the sample configuration in /etc/troupe
+	install -D -m 0755 bin/troupe $(DESTDIR)$(PREFIX)/bin/troupe
+	install -D -m 0755 bin/troupe-monitor $(DESTDIR)$(PREFIX)/libexec/troupe/troupe-monitor
+	bin/troupe config > bin/troupe.conf.sample
+	install -D -m 0644 bin/troupe.conf.sample $(DESTDIR)/etc/troupe/troupe.conf.sample
+	@for unit in packaging/*.service packaging/*.slice; do [ ! -e "$$unit" ] || { \
+	  mkdir -p $(DESTDIR)$(PREFIX)/lib/systemd/system && \
+	  sed 's#/usr/local/bin/#$(PREFIX)/bin/#' $$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit##*/} && \
+	  echo "installed $${unit##*/}"; }; done
+
+clean: ## remove what make built, the tools too
+	rm -rf bin .cache bench/*.tmp
+
+# Tools and peers are built when absent or when their pins (go.mod) changed.
+tools: $(TOOLS)/crictl
+
+$(TOOLS)/crictl: tools/crictl/go.mod tools/build.sh
+	@./tools/build.sh crictl
+
+peers: $(TOOLS)/containerd
+
+$(TOOLS)/containerd: tools/peers/go.mod tools/build.sh
+	@./tools/build.sh peers
+
+$(TOOLS)/staticcheck: tools/lint/go.mod tools/build.sh
+	@./tools/build.sh lint
+lint: $(TOOLS)/staticcheck

@@ -1,0 +1,85 @@
+package bundles
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+
+	"github.com/cyphar/filepath-securejoin/pathrs-lite"
+	"github.com/troupe-run/troupe/messages"
+	"golang.org/x/sys/unix"
+)
+
+// maxAccountFile is far above any real /etc/passwd; an image can hold a sparse
+// file of terabytes.
+const maxAccountFile = 4 << 20
+
+// readInRoot reads a regular file of a root file system. Links are followed as
+// the container itself would follow them, with the root as "/": an image's
+// /etc/passwd that points to the host's gives nothing of the host away. A
+// device or a fifo is never opened, only looked at. Absent files are empty.
+func readInRoot(rootfs, name string) ([]byte, error) {
+	handle, err := pathrs.OpenInRoot(rootfs, name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("%s of the image: %w", name, err)
+	}
+	defer func() { _ = handle.Close() }()
+	info, err := handle.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("%s of the image: %w", name, err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, messages.Errorf(messages.Invalid, "%s of the image is not a regular file (%s)", name, info.Mode().Type())
+	}
+	f, err := pathrs.Reopen(handle, unix.O_RDONLY|unix.O_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("%s of the image: %w", name, err)
+	}
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(io.LimitReader(f, maxAccountFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("%s of the image: %w", name, err)
+	}
+	if len(data) > maxAccountFile {
+		return nil, messages.Errorf(messages.Invalid, "%s of the image is larger than %d bytes", name, maxAccountFile)
+	}
+	return data, nil
+}
+
+// directories makes, in the root file system, the directories that the image
+// declares as volumes (crio.conf image_volumes=mkdir) and the working
+// directory. What a mount will cover is left to the mount, and a root file
+// system that cannot be written to is left as it is.
+func (b *bundle) directories() error {
+	for _, volume := range b.r.Image.Volumes {
+		if err := b.makeInRoot("image volume", path.Join("/", volume)); err != nil {
+			return err
+		}
+	}
+	return b.makeInRoot("working directory", b.spec.Process.Cwd)
+}
+
+func (b *bundle) makeInRoot(what, dir string) error {
+	for _, m := range b.spec.Mounts {
+		if below(dir, m.Destination) {
+			return nil
+		}
+	}
+	err := pathrs.MkdirAll(b.r.Rootfs, dir, os.FileMode(0o755))
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EROFS):
+		b.log.Debug("the root file system is read-only", what, dir)
+		return nil
+	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENAMETOOLONG), errors.Is(err, unix.ELOOP):
+		return messages.Errorf(messages.Invalid, "%s %s cannot be made in the image: %w", what, dir, err)
+	}
+	return fmt.Errorf("%s %s: %w", what, dir, withSpace(err))
+}

@@ -1,0 +1,67 @@
+package bundles
+
+import (
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/troupe-run/troupe/messages"
+)
+
+// What of /proc and /sys a container must not see or not write when the caller
+// does not say: the list the kubelet sends for a default procMount.
+var (
+	defaultMasked = []string{
+		"/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+		"/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
+		"/sys/devices/virtual/powercap", "/sys/firmware",
+	}
+	defaultReadonly = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+)
+
+// paths hides and protects paths. An empty list means the default, never
+// nothing: protobuf cannot tell absent from empty, and the one who may send
+// empty on purpose (procMount: Unmasked) needs a user namespace, which is
+// refused today.
+func (b *bundle) paths() error {
+	if b.sc.GetPrivileged() {
+		return nil
+	}
+	masked, readonly := b.sc.GetMaskedPaths(), b.sc.GetReadonlyPaths()
+	if len(masked) == 0 {
+		masked = defaultMasked
+	}
+	if len(readonly) == 0 {
+		readonly = defaultReadonly
+	}
+	for _, p := range append(append([]string{}, masked...), readonly...) {
+		if !path.IsAbs(p) || strings.ContainsRune(p, 0) {
+			return messages.Errorf(messages.Invalid, "masked_paths, readonly_paths: %q: must be an absolute path", p)
+		}
+	}
+	b.spec.Linux.MaskedPaths, b.spec.Linux.ReadonlyPaths = masked, readonly
+	return nil
+}
+
+// logPath is the container's log file; it must not lie outside the pod's log
+// directory, whatever its name says.
+func (b *bundle) logPath() error {
+	dir, name := b.r.PodConfig.GetLogDirectory(), b.r.Config.GetLogPath()
+	if dir == "" || name == "" {
+		b.log.Info("no log_directory or no log_path: the output of the container is discarded")
+		return nil
+	}
+	if !filepath.IsAbs(dir) {
+		return messages.Errorf(messages.Invalid, "log_directory %q of the pod: must be an absolute path", dir)
+	}
+	if !filepath.IsLocal(name) || filepath.Clean(name) == "." || strings.ContainsAny(dir+name, "\x00\n") {
+		return messages.Errorf(messages.Invalid, "log_path %q: must be a path below the pod's log_directory %s", name, dir)
+	}
+	b.LogPath = filepath.Join(dir, name)
+	return nil
+}
+
+// below says whether a clean path is another or lies under it.
+func below(p, dir string) bool {
+	return p == dir || dir == "/" || strings.HasPrefix(p, dir+"/")
+}

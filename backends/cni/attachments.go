@@ -1,0 +1,172 @@
+package cni
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/containernetworking/cni/libcni"
+	cnitypes "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/troupe-run/troupe/backends"
+)
+
+// attachment is one thing to undo.
+type attachment struct {
+	list *libcni.NetworkConfigList
+	conf *libcni.RuntimeConf
+}
+
+// attachments are what libcni's cache has of a pod, and the attempt that came
+// to no result. What is too damaged to read is undone by the configuration in
+// use now, which is the best guess there is.
+func (b *Backend) attachments(pod string) ([]attachment, error) {
+	cached, err := b.libcni(nil).GetCachedAttachments(pod)
+	if err != nil {
+		return nil, fmt.Errorf("read what pod %s is attached to: %w", pod, err)
+	}
+	var found []attachment
+	have := map[string]bool{}
+	for _, c := range cached {
+		a, err := b.attachment(c.Config, &libcni.RuntimeConf{
+			ContainerID: pod, NetNS: c.NetNS, IfName: c.IfName, Args: c.CniArgs, CapabilityArgs: c.CapabilityArgs,
+		})
+		if err != nil {
+			return nil, err
+		}
+		have[a.list.Name] = true
+		found = append(found, a)
+	}
+	open, err := b.openAttempt(pod)
+	if err != nil {
+		return nil, err
+	}
+	if open != nil && !have[open.list.Name] {
+		found = append(found, *open)
+	}
+	files, err := b.resultFiles(pod)
+	if err != nil {
+		return nil, err
+	}
+	if len(files) > 0 && len(found) == 0 { // a torn result is all there is
+		a, err := b.attachment(nil, &libcni.RuntimeConf{ContainerID: pod, IfName: ifName})
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, a)
+	}
+	return found, nil
+}
+
+// attachment parses a stored configuration, or takes the one in use.
+func (b *Backend) attachment(config []byte, conf *libcni.RuntimeConf) (attachment, error) {
+	list, err := libcni.NetworkConfFromBytes(config)
+	if err == nil {
+		return attachment{list, conf}, nil
+	}
+	b.config.Log.Warn("the configuration a pod was attached with is damaged; detaching with the one in use", "pod", conf.ContainerID, "error", err)
+	n, err := b.source.network()
+	if err != nil {
+		return attachment{}, fmt.Errorf("detach pod %s: %w", conf.ContainerID, err)
+	}
+	return attachment{n.list, conf}, nil
+}
+
+func (b *Backend) openAttempt(pod string) (*attachment, error) {
+	content, err := os.ReadFile(b.attemptPath(pod))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the attempt to attach pod %s: %w", pod, err)
+	}
+	var t attempt
+	if err := json.Unmarshal(content, &t); err != nil {
+		t = attempt{}
+	}
+	a, err := b.attachment(t.Config, &libcni.RuntimeConf{
+		ContainerID: pod, NetNS: t.NetNS, IfName: ifName, Args: t.Args, CapabilityArgs: t.Capabilities,
+	})
+	return &a, err
+}
+
+// cachedResult is what an earlier ADD into the same namespace gave. libcni
+// writes it after the last plugin has succeeded, so it is whole.
+func (b *Backend) cachedResult(r backends.NetworkRequest) (backends.NetworkResult, bool) {
+	none := backends.NetworkResult{}
+	cni := b.libcni(nil)
+	cached, err := cni.GetCachedAttachments(r.Pod)
+	if err != nil || len(cached) != 1 || cached[0].NetNS != r.NetNS || cached[0].IfName != ifName {
+		return none, false
+	}
+	if _, err := os.Lstat(b.attemptPath(r.Pod)); err == nil {
+		return none, false // killed before it was known to be whole
+	}
+	list, err := libcni.NetworkConfFromBytes(cached[0].Config)
+	if err != nil {
+		return none, false
+	}
+	raw, err := cni.GetNetworkListCachedResult(list, &libcni.RuntimeConf{ContainerID: r.Pod, IfName: ifName})
+	if err != nil || raw == nil {
+		return none, false
+	}
+	result, err := cnitypes.NewResultFromResult(raw)
+	if err != nil {
+		return none, false
+	}
+	ips := addresses(result)
+	return backends.NetworkResult{IPs: ips}, len(ips) > 0
+}
+
+// resultFiles are the names of a pod's results, "<network>-<pod>-<interface>".
+func (b *Backend) resultFiles(pod string) ([]string, error) {
+	entries, err := os.ReadDir(b.resultsDir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list attached pods: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), "-"+pod+"-"+ifName) {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// resultName finds the pod in the name of a result: ids are 64 hex characters.
+var resultName = regexp.MustCompile(`-([0-9a-f]{64})-` + ifName + `$`)
+
+// Held is every pod that is attached, or was being attached.
+func (b *Backend) Held(ctx context.Context) ([]backends.Held, error) {
+	var held []backends.Held
+	for _, dir := range []string{b.resultsDir(), b.attemptsDir()} {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("list attached pods: %w", err)
+		}
+		for _, e := range entries {
+			pod := e.Name()
+			if dir == b.resultsDir() {
+				parts := resultName.FindStringSubmatch(pod)
+				if parts == nil {
+					continue
+				}
+				pod = parts[1]
+			}
+			if backends.CheckID("pod", pod) == nil {
+				held = append(held, backends.Held{Kind: "network", Pod: pod, Name: filepath.Join(dir, e.Name())})
+			}
+		}
+	}
+	return held, ctx.Err()
+}
+
+// Drop detaches the pod.
+func (b *Backend) Drop(ctx context.Context, h backends.Held) error {
+	return b.Detach(ctx, backends.NetworkRequest{Pod: h.Pod})
+}

@@ -1,0 +1,123 @@
+package fake
+
+import (
+	"slices"
+	"time"
+
+	"github.com/troupe-run/troupe/backends"
+	"github.com/troupe-run/troupe/messages"
+)
+
+// monitor is the parent of all container processes. It can be down: processes
+// live on without it, and what ends meanwhile is seen by nobody.
+type monitor struct {
+	up         bool
+	crashes    int
+	processes  map[string]*process // by container
+	timed      []*process          // those that end by themselves, next first
+	connection *connection         // the last daemon that connected, or nil
+}
+
+// process is a container's init process, or the record of its exit. Half made,
+// it is only a cgroup.
+type process struct {
+	messages.ProcessState
+	half    bool
+	bundle  bundle
+	reopens int
+	program Program
+	ending  *ending   // how it ends by itself
+	unseen  bool      // it ended while there was no monitor
+	execs   []*Waiter // who waits for commands in it
+}
+
+// ending is how and when a process ends.
+type ending struct {
+	at     time.Time
+	code   int32
+	signal int
+	oom    bool
+}
+
+func (p *process) alive() bool {
+	return !p.half && (p.Status == messages.ProcessCreated || p.Status == messages.ProcessRunning)
+}
+
+func (p *process) key() backends.Key { return backends.Key{Pod: p.Pod, Container: p.Container} }
+
+// occupied says whether the cgroup of any container of the pod is there: it is
+// until Delete.
+func (n *Node) occupied(pod string) bool {
+	for _, p := range n.runtime.processes {
+		if p.Pod == pod {
+			return true
+		}
+	}
+	return false
+}
+
+// settle ends the processes whose time has come.
+func (n *Node) settle(now time.Time) {
+	for len(n.runtime.timed) > 0 && !n.runtime.timed[0].ending.at.After(now) {
+		p := n.runtime.timed[0]
+		n.end(p, *p.ending)
+	}
+}
+
+// endAt sets the time at which a process will end, unless it ends earlier.
+func (n *Node) endAt(p *process, e ending) {
+	if p.ending != nil && !e.at.Before(p.ending.at) {
+		return
+	}
+	n.untime(p)
+	p.ending = &e
+	i, _ := slices.BinarySearchFunc(n.runtime.timed, e.at, func(o *process, at time.Time) int {
+		if o.ending.at.After(at) {
+			return 1
+		}
+		return -1 // after those of the same time
+	})
+	n.runtime.timed = slices.Insert(n.runtime.timed, i, p)
+	if c := n.runtime.connection; c != nil {
+		c.waiter.wake() // it must look again at how long it may wait
+	}
+}
+
+func (n *Node) untime(p *process) {
+	if p.ending != nil {
+		n.runtime.timed = slices.DeleteFunc(n.runtime.timed, func(o *process) bool { return o == p })
+		p.ending = nil
+	}
+}
+
+// end ends a living process. The monitor, if it is up, writes the exit down
+// and tells it.
+func (n *Node) end(p *process, e ending) {
+	n.untime(p)
+	n.changed[p.Pod] = true
+	p.Status, p.ExitedAt = messages.ProcessExited, e.at
+	p.ExitCode, p.Signal, p.OOMKilled = e.code, e.signal, e.oom
+	for _, w := range p.execs {
+		w.wake()
+	}
+	if !n.runtime.up {
+		p.unseen = true
+		return
+	}
+	n.tell(p)
+}
+
+func (n *Node) tell(p *process) {
+	if c := n.runtime.connection; c != nil {
+		c.facts = append(c.facts, p.ProcessState)
+		c.waiter.wake()
+	}
+}
+
+// nextEnding is when the next process ends by itself; zero: none does.
+func (n *Node) nextEnding() time.Time {
+	if len(n.runtime.timed) == 0 {
+		return time.Time{}
+	}
+	return n.runtime.timed[0].ending.at
+}

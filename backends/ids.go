@@ -1,0 +1,20 @@
+package backends
+
+import (
+	"regexp"
+
+	"github.com/troupe-run/troupe/messages"
+)
+
+// An id becomes part of paths and of CNI container ids; this is the character
+// set the CNI specification allows for the latter.
+var idForm = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
+
+// CheckID refuses an id that could lead out of a directory. Ids are ours and
+// never wrong; names found on disk or in a Held may be.
+func CheckID(what, id string) error {
+	if !idForm.MatchString(id) {
+		return messages.Errorf(messages.Invalid, "%s id %q: must be letters, digits, '_', '.', '-'", what, id)
+	}
+	return nil
+}

@@ -1,0 +1,166 @@
+package images
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/troupe-run/troupe/backends"
+	"github.com/troupe-run/troupe/messages"
+	"go.podman.io/image/v5/manifest"
+	"go.podman.io/storage"
+)
+
+// Commit applies the fetched layers in order and records the image. Whatever
+// goes wrong, no layer stays that belongs to no image.
+func (s *Store) Commit(ctx context.Context, r backends.PullRequest, m backends.Manifest) (messages.Image, error) {
+	res, err := opaque(m)
+	if err != nil {
+		return messages.Image{}, err
+	}
+	chain := chainIDs(m.Layers)
+	s.layers.hold(chain)
+	defer s.letGo(chain)
+	if !s.present(res, m.Layers) {
+		if err := s.putLayers(ctx, r, m, chain); err != nil {
+			return messages.Image{}, err
+		}
+	}
+	top := ""
+	if len(chain) > 0 {
+		top = chain[len(chain)-1]
+	}
+	if err := ctx.Err(); err != nil {
+		return messages.Image{}, storeError(err, "image %s", m.Ref)
+	}
+	if err := s.record(res, top); err != nil {
+		return messages.Image{}, storeError(err, "recording image %s", m.Ref)
+	}
+	s.dropBlobs(m.Layers)
+	record, err := s.store.Image(m.ConfigID)
+	if err != nil {
+		return messages.Image{}, storeError(err, "image %s", m.Ref)
+	}
+	return s.describe(record)
+}
+
+func (s *Store) putLayers(ctx context.Context, r backends.PullRequest, m backends.Manifest, chain []string) error {
+	for i, l := range m.Layers {
+		err := s.putLayer(ctx, r, m, chain, i)
+		if err == nil {
+			continue
+		}
+		err = storeError(err, "layer %d of %d of %s (%s)", i+1, len(m.Layers), m.Ref, l.Digest)
+		if messages.KindOf(err) == messages.NoSpace {
+			// The retry will have to download again; that is better than to
+			// leave the node full.
+			s.dropBlobs(m.Layers)
+			free, _ := freeBytes(s.cfg.GraphRoot)
+			err = messages.Errorf(messages.NoSpace, "%s is full (%d bytes free): %w", s.cfg.GraphRoot, free, err)
+		}
+		return err
+	}
+	return nil
+}
+
+func (s *Store) letGo(chain []string) {
+	err := s.layers.release(chain, func(id string) error {
+		if _, err := s.store.Layer(id); err != nil {
+			return nil // was never made
+		}
+		if err := s.store.DeleteLayer(id); err != nil && unused(err) {
+			return fmt.Errorf("layer %s: %w", id, err)
+		}
+		return nil
+	})
+	if err != nil {
+		s.log.Error("layers of a failed pull stay until the next start", "error", err)
+	}
+}
+
+// present says whether the store has this very image. The record's id, the
+// digest of the configuration, is not enough: a registry that serves a known
+// configuration with other layers must not be given the known image.
+func (s *Store) present(res *resolved, layers []backends.Layer) bool {
+	record, err := s.store.Image(res.config.digest.Encoded())
+	if err != nil || record.ID != res.config.digest.Encoded() {
+		return false
+	}
+	if _, err := s.chainDirs(record.TopLayer); err != nil || (record.TopLayer == "" && len(layers) > 0) {
+		return false
+	}
+	return slices.Contains(record.Digests, res.image.digest) ||
+		!slices.ContainsFunc(layers, func(l backends.Layer) bool { return s.stored(l) == "" })
+}
+
+// record makes the image's record, or adds to the one that is there, and moves
+// the name to it.
+func (s *Store) record(res *resolved, top string) error {
+	id := res.config.digest.Encoded()
+	items := bigData(res)
+	options := &storage.ImageOptions{BigData: items, CreationDate: created(res.config.data)}
+	_, err := s.store.CreateImage(id, nil, top, "{}", options)
+	isNew := err == nil
+	if errors.Is(err, storage.ErrDuplicateID) {
+		err = s.addBigData(id, items)
+	}
+	if err != nil {
+		return err
+	}
+	// AddNames takes the name from the image that had it.
+	if err := s.store.AddNames(id, []string{res.named.String()}); err != nil {
+		if isNew {
+			_, undo := s.store.DeleteImage(id, true)
+			err = errors.Join(err, undo)
+		}
+		return fmt.Errorf("naming image %s %q: %w", id, res.named, err)
+	}
+	return nil
+}
+
+// addBigData brings the manifests another name was found by to a record; the
+// ones it has are the same by their digest.
+func (s *Store) addBigData(id string, items []storage.ImageBigDataOption) error {
+	record, err := s.store.Image(id)
+	if err != nil {
+		return err
+	}
+	for _, item := range items {
+		if slices.Contains(record.BigDataNames, item.Key) {
+			continue
+		}
+		if err := s.store.SetImageBigData(id, item.Key, item.Data, manifest.Digest); err != nil {
+			return fmt.Errorf("storing %s of image %s: %w", item.Key, id, err)
+		}
+	}
+	return nil
+}
+
+// bigData is what the storage transport keeps with an image, under its keys.
+func bigData(res *resolved) []storage.ImageBigDataOption {
+	key := func(d document) string {
+		return storage.ImageDigestManifestBigDataNamePrefix + "-" + d.digest.String()
+	}
+	items := []storage.ImageBigDataOption{
+		{Key: res.config.digest.String(), Data: res.config.data, Digest: res.config.digest},
+		{Key: key(res.image), Data: res.image.data, Digest: res.image.digest},
+		{Key: storage.ImageDigestBigDataKey, Data: res.image.data, Digest: res.image.digest},
+	}
+	if !bytes.Equal(res.top.data, res.image.data) {
+		items = append(items, storage.ImageBigDataOption{Key: key(res.top), Data: res.top.data, Digest: res.top.digest})
+	}
+	return items
+}
+
+func created(config []byte) time.Time {
+	var image ispec.Image
+	if err := json.Unmarshal(config, &image); err != nil || image.Created == nil {
+		return time.Time{}
+	}
+	return *image.Created
+}

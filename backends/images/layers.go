@@ -1,0 +1,177 @@
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/troupe-run/troupe/backends"
+	"github.com/troupe-run/troupe/messages"
+	"go.podman.io/storage"
+)
+
+// chainIDs are the ids of an image's layers in the store, the lowest first: the
+// scheme of the library's storage transport, so that a layer is the same one
+// whoever pulled it.
+func chainIDs(layers []backends.Layer) []string {
+	ids := make([]string, 0, len(layers))
+	parent := ""
+	for _, l := range layers {
+		id := digest.Digest(l.DiffID).Encoded()
+		if parent != "" {
+			id = digest.FromString(parent + "+" + id).Encoded()
+		}
+		ids, parent = append(ids, id), id
+	}
+	return ids
+}
+
+// stored finds a whole layer in the store that was made from this very blob. A
+// DiffID alone is not enough: it comes from the image's configuration, and an
+// image that names a stranger's DiffID must not get the stranger's files.
+func (s *Store) stored(l backends.Layer) string {
+	find := s.store.LayersByCompressedDigest
+	if l.Digest == l.DiffID {
+		find = s.store.LayersByUncompressedDigest
+	}
+	layers, err := find(digest.Digest(l.Digest))
+	if err != nil {
+		return "" // none is known
+	}
+	for _, candidate := range layers {
+		if candidate.UncompressedDigest.String() == l.DiffID && s.whole(candidate.ID) {
+			return candidate.ID
+		}
+	}
+	return ""
+}
+
+// whole says whether a layer is recorded and its directory is there.
+func (s *Store) whole(id string) bool {
+	if _, err := s.store.Layer(id); err != nil {
+		return false
+	}
+	_, err := s.chainDirs(id)
+	return err == nil
+}
+
+// madeFrom says whether a layer of the store was made from this blob.
+func (s *Store) madeFrom(id string, l backends.Layer) bool {
+	layer, err := s.store.Layer(id)
+	return err == nil && layer.UncompressedDigest.String() == l.DiffID &&
+		(l.Digest == l.DiffID || layer.CompressedDigest.String() == l.Digest)
+}
+
+// putLayer makes sure that layer number i of the image is in the store.
+func (s *Store) putLayer(ctx context.Context, r backends.PullRequest, m backends.Manifest, chain []string, i int) error {
+	id, l := chain[i], m.Layers[i]
+	unlock, err := s.layerLocks.lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if s.whole(id) && s.madeFrom(id, l) {
+		return nil
+	}
+	// Another image's Remove, or a sweep, may have taken what Fetch has found.
+	if err := s.Fetch(ctx, r, m, l, nil); err != nil {
+		return err
+	}
+	blob, err := s.openBlob(ctx, l)
+	if err != nil {
+		return err
+	}
+	defer blob.Close()
+	if s.whole(id) {
+		// The same content, packed in another way: it is enough to see that it is.
+		return blob.verifyAll()
+	}
+	if err := s.dropDamaged(chain[i:]); err != nil {
+		return err
+	}
+	parent := ""
+	if i > 0 {
+		parent = chain[i-1]
+	}
+	return s.unpack(id, parent, l, blob)
+}
+
+// unpack gives the store the uncompressed stream and the blob's digest. The
+// stream fails at its end when it is not what the configuration promised, so
+// that the store never records a wrong layer.
+func (s *Store) unpack(id, parent string, l backends.Layer, blob *blob) error {
+	if err := s.layers.making(s.markerPath(id), id); err != nil {
+		return err
+	}
+	_, _, err := s.store.PutLayer(id, parent, nil, "", false, &storage.LayerOptions{
+		OriginalDigest: digest.Digest(l.Digest), OriginalSize: &blob.size,
+		UncompressedDigest: digest.Digest(l.DiffID),
+	}, blob)
+	if blob.failed != nil {
+		err = blob.failed // the cause, which the unpacking child does not pass on
+	}
+	if errors.Is(err, storage.ErrDuplicateID) {
+		return nil // another tool has just made it
+	}
+	if err != nil {
+		return err
+	}
+	// Padding after the archive's end may be unread; it belongs to the digest.
+	if err := blob.verifyAll(); err != nil {
+		return errors.Join(err, s.store.DeleteLayer(id))
+	}
+	return nil
+}
+
+// dropDamaged removes records of layers that are not whole, the uppermost
+// first: what stands on a damaged layer must be made anew with it.
+func (s *Store) dropDamaged(chain []string) error {
+	if _, err := s.store.Layer(chain[0]); err != nil {
+		return nil
+	}
+	for i := len(chain) - 1; i >= 0; i-- {
+		if _, err := s.store.Layer(chain[i]); err != nil {
+			continue
+		}
+		s.log.Warn("layer is damaged and is made anew", "layer", chain[i])
+		if err := s.store.Delete(chain[i]); err != nil {
+			return fmt.Errorf("removing damaged layer %s: %w", chain[i], err)
+		}
+	}
+	return nil
+}
+
+func (s *Store) markerDir() string           { return filepath.Join(s.cfg.BlobDir, "layers") }
+func (s *Store) markerPath(id string) string { return filepath.Join(s.markerDir(), id) }
+func unused(err error) bool {
+	return !errors.Is(err, storage.ErrLayerUsedByImage) && !errors.Is(err, storage.ErrLayerHasChildren) &&
+		!errors.Is(err, storage.ErrLayerUsedByContainer)
+}
+
+// dropLeftLayers removes the layers that a killed daemon was making for images
+// it did not come to record. Only layers with our marker are looked at: others
+// may belong to a pull that podman has under way.
+func (s *Store) dropLeftLayers() error {
+	entries, err := os.ReadDir(s.markerDir())
+	if err != nil {
+		return fmt.Errorf("image blob cache: %w", err)
+	}
+	for again := true; again; { // parents become free after their children
+		again = false
+		for _, e := range entries {
+			if _, err := s.store.Layer(e.Name()); err == nil && s.store.DeleteLayer(e.Name()) == nil {
+				s.log.Info("removed a layer of an interrupted pull", "layer", e.Name())
+				again = true
+			}
+		}
+	}
+	for _, e := range entries {
+		if err := os.Remove(s.markerPath(e.Name())); err != nil {
+			return messages.Errorf(messages.Internal, "image blob cache: %w", err)
+		}
+	}
+	return nil
+}

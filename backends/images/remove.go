@@ -1,0 +1,65 @@
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/troupe-run/troupe/messages"
+	"go.podman.io/storage"
+)
+
+// Remove removes the image with all its names, and the layers nothing else
+// uses. A layer that a running commit counts on stays; that commit drops it if
+// it fails. An image that a podman or buildah container uses is refused.
+func (s *Store) Remove(ctx context.Context, id string) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("removing image %s: %w", id, err)
+	}
+	record, err := s.store.Image(id)
+	if errors.Is(err, storage.ErrImageUnknown) {
+		return nil
+	}
+	if err != nil {
+		return storeError(err, "removing image %s", id)
+	}
+	err = s.layers.without(func(held func(string) bool, keep func(string) error) error {
+		return s.remove(record.ID, held, keep)
+	}, s.markerPath)
+	if errors.Is(err, storage.ErrNotAnImage) || errors.Is(err, storage.ErrImageUnknown) {
+		return nil
+	}
+	if errors.Is(err, storage.ErrImageUsedByContainer) {
+		return messages.Errorf(messages.Precondition, "image %s is used by a container of another tool (podman ps -a --external shows it): %w", id, err)
+	}
+	if err != nil {
+		return storeError(err, "removing image %s", id)
+	}
+	return nil
+}
+
+func (s *Store) remove(id string, held func(string) bool, keep func(string) error) error {
+	layers, err := s.store.DeleteImage(id, false) // what would go, and whether it may
+	if err != nil {
+		return err
+	}
+	needed := false
+	for _, layer := range layers {
+		needed = needed || held(layer)
+	}
+	if !needed {
+		_, err := s.store.DeleteImage(id, true)
+		return err
+	}
+	if err := s.store.Delete(id); err != nil {
+		return err
+	}
+	for _, layer := range layers {
+		if held(layer) {
+			err = errors.Join(err, keep(layer))
+		} else if drop := s.store.DeleteLayer(layer); drop != nil && unused(drop) {
+			err = errors.Join(err, fmt.Errorf("layer %s: %w", layer, drop))
+		}
+	}
+	return err
+}

@@ -1,0 +1,194 @@
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/troupe-run/troupe/backends"
+	"github.com/troupe-run/troupe/messages"
+	"go.podman.io/image/v5/docker"
+	"go.podman.io/image/v5/docker/reference"
+	"go.podman.io/image/v5/image"
+	"go.podman.io/image/v5/manifest"
+	"go.podman.io/image/v5/signature"
+	"go.podman.io/image/v5/types"
+)
+
+// resolveLimit ends a Resolve. A manifest is at most 4 MiB, and the kubelet sets
+// no deadline for a pull: a registry that accepts the connection and never
+// answers would hold it for ever. A mirror that is down takes 30 s of it.
+const resolveLimit = time.Minute
+
+var errRegistrySilent = errors.New("the registry has not answered in time")
+
+// resolved is what Fetch and Commit go on with. It holds one authenticated
+// source that all layers share, so that a pull asks for one token only. The
+// source needs no closing: its idle connections end by themselves after 90 s.
+type resolved struct {
+	source types.ImageSource
+	named  reference.Named
+	top    document // what the registry gave for the name
+	image  document // the same, or the one chosen from the list
+	config document
+}
+
+// document is a verified piece of JSON.
+type document struct {
+	digest digest.Digest
+	data   []byte
+	mime   string
+}
+
+// Resolve asks the registry for a reference. It always asks, also when the
+// image is here: that is what checks the caller's credentials.
+func (s *Store) Resolve(ctx context.Context, r backends.PullRequest) (backends.Manifest, error) {
+	s.sweepSometimes()
+	names, err := s.candidates(r.Ref)
+	if err != nil {
+		return backends.Manifest{}, err
+	}
+	var failed []error
+	for _, named := range names {
+		tryCtx, cancel := context.WithTimeoutCause(ctx, s.resolveLimit, errRegistrySilent)
+		m, err := s.resolveName(tryCtx, r.Auth, named)
+		if err != nil && ctx.Err() == nil && errors.Is(context.Cause(tryCtx), errRegistrySilent) {
+			err = messages.Errorf(messages.RegistryUnavailable, "%s: %w (%s): %w", named, errRegistrySilent, s.resolveLimit, err)
+		}
+		cancel()
+		if err == nil {
+			return m, nil
+		}
+		failed = append(failed, err)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	if len(failed) == 1 {
+		return backends.Manifest{}, failed[0]
+	}
+	return backends.Manifest{}, messages.Errorf(messages.KindOf(failed[0]), "image %q: none of %d registries has it for us: %w", r.Ref, len(names), errors.Join(failed...))
+}
+
+func (s *Store) resolveName(ctx context.Context, auth *messages.Auth, named reference.Named) (backends.Manifest, error) {
+	ref, err := docker.NewReference(named)
+	if err != nil {
+		return backends.Manifest{}, invalidReference(named.String(), err)
+	}
+	sys := s.systemFor(auth, reference.Domain(named))
+	source, err := ref.NewImageSource(ctx, sys)
+	if err != nil {
+		return backends.Manifest{}, registryError(ctx, err, "image %s", named)
+	}
+	res := &resolved{source: source, named: named}
+	m, err := s.read(ctx, sys, res)
+	if err != nil {
+		_ = source.Close() // only closes idle connections
+		return backends.Manifest{}, err
+	}
+	return m, nil
+}
+
+// read goes from the name to the manifest of this machine's image, through the
+// policy, to its configuration.
+func (s *Store) read(ctx context.Context, sys *types.SystemContext, res *resolved) (backends.Manifest, error) {
+	if err := res.readTop(ctx); err != nil {
+		return backends.Manifest{}, err
+	}
+	instance, err := res.choose(ctx, sys)
+	if err != nil {
+		return backends.Manifest{}, err
+	}
+	// Nothing of the image is looked at before the policy has agreed.
+	if err := s.allowed(ctx, image.UnparsedInstance(res.source, instance), res.named); err != nil {
+		return backends.Manifest{}, err
+	}
+	parsed, err := parseImage(res)
+	if err != nil {
+		return backends.Manifest{}, err
+	}
+	if err := res.readConfig(ctx, parsed.ConfigInfo()); err != nil {
+		return backends.Manifest{}, err
+	}
+	layers, err := layersOf(res, parsed)
+	if err != nil {
+		return backends.Manifest{}, err
+	}
+	return backends.Manifest{
+		Ref: res.named.String(), Digest: res.top.digest.String(), ConfigID: res.config.digest.Encoded(),
+		Layers: layers, Present: s.present(res, layers), Opaque: res,
+	}, nil
+}
+
+// readTop checks the digest in the reference, if there is one: it is the
+// caller's whole reason to write it.
+func (res *resolved) readTop(ctx context.Context) error {
+	data, mime, err := res.source.GetManifest(ctx, nil)
+	if err != nil {
+		return registryError(ctx, err, "manifest of %s", res.named)
+	}
+	got, err := manifest.Digest(data)
+	if err != nil {
+		return messages.Errorf(messages.Internal, "manifest of %s is not one: %w", res.named, err)
+	}
+	if want, ok := res.named.(reference.Digested); ok {
+		if matches, err := manifest.MatchesDigest(data, want.Digest()); err != nil || !matches {
+			return wrongDigest(fmt.Sprintf("manifest of %s", res.named), want.Digest(), got)
+		}
+		got = want.Digest()
+	}
+	res.top = document{got, data, manifest.NormalizedMIMEType(mime)}
+	res.image = res.top
+	return nil
+}
+
+func wrongDigest(what string, want, got digest.Digest) error {
+	return messages.Errorf(messages.Internal, "%s has the wrong digest: want %s, the registry served %s", what, want, got)
+}
+
+// choose takes this machine's image from a list; nil when there is no list.
+func (res *resolved) choose(ctx context.Context, sys *types.SystemContext) (*digest.Digest, error) {
+	if !manifest.MIMETypeIsMultiImage(res.top.mime) {
+		return nil, nil
+	}
+	list, err := manifest.ListFromBlob(res.top.data, res.top.mime)
+	if err != nil {
+		return nil, messages.Errorf(messages.Internal, "manifest list of %s: %w", res.named, err)
+	}
+	instance, err := list.ChooseInstance(sys)
+	if err != nil {
+		return nil, messages.Errorf(messages.NotFound, "%s has no image for this machine: %w", res.named, err)
+	}
+	data, mime, err := res.source.GetManifest(ctx, &instance)
+	if err != nil {
+		return nil, registryError(ctx, err, "manifest %s of %s", instance, res.named)
+	}
+	if matches, err := manifest.MatchesDigest(data, instance); err != nil || !matches {
+		got, _ := manifest.Digest(data)
+		return nil, wrongDigest(fmt.Sprintf("manifest of %s", res.named), instance, got)
+	}
+	res.image = document{instance, data, manifest.NormalizedMIMEType(mime)}
+	return &instance, nil
+}
+
+func (s *Store) allowed(ctx context.Context, unparsed *image.UnparsedImage, named reference.Named) error {
+	policy, err := s.policy()
+	if err != nil {
+		return messages.Errorf(messages.SignatureValidationFailed, "%s: %w", named, err)
+	}
+	policyContext, err := signature.NewPolicyContext(policy)
+	if err != nil {
+		return messages.Errorf(messages.SignatureValidationFailed, "%s: %w", named, err)
+	}
+	defer policyContext.Destroy() //nolint:errcheck // frees memory only
+	ok, err := policyContext.IsRunningImageAllowed(ctx, unparsed)
+	if ok && err == nil {
+		return nil
+	}
+	if kind := registryKind(ctx, err); err != nil && kind != messages.Internal {
+		return messages.Errorf(kind, "signatures of %s: %w", named, err)
+	}
+	return messages.Errorf(messages.SignatureValidationFailed, "%s is not allowed by the signature policy: %w", named, err)
+}

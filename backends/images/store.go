@@ -1,0 +1,205 @@
+// Package images keeps images in the containers-storage layout, so that
+// podman, skopeo and buildah see the same ones, and gets them from registries.
+//
+// A pull has three parts, each a call of its own so that actors can share and
+// watch them: Resolve (reference, credentials, manifest, policy), Fetch (one
+// layer into the blob cache) and Commit (layers into the store, then the
+// record). Transports, credentials, registries.conf and policy.json are the
+// field's library go.podman.io/image; layers and records are
+// go.podman.io/storage's. Names and keys in the store are those that the
+// library's own storage transport uses.
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/troupe-run/troupe/backends"
+	"github.com/troupe-run/troupe/messages"
+	"go.podman.io/image/v5/pkg/sysregistriesv2"
+	"go.podman.io/image/v5/types"
+	"go.podman.io/storage"
+	"go.podman.io/storage/pkg/reexec"
+)
+
+// Config says where images are kept and how registries are met. The options
+// named after crio.conf(5) mean what they mean there.
+type Config struct {
+	GraphRoot, RunRoot string   // containers-storage root and runroot; no ':' in GraphRoot
+	StorageOptions     []string // of the overlay driver, e.g. "overlay.mountopt=nodev"
+
+	BlobDir string // cache of downloaded layers; empty: GraphRoot/troupe-blobs
+
+	RegistriesConf, RegistriesConfDir string // empty: /etc/containers/registries.conf and .d
+	RegistriesDir                     string // registries.d (where signatures are); empty: the system's
+	PolicyPath                        string // signature_policy; empty: /etc/containers/policy.json if there
+	AuthFile                          string // global_auth_file; empty: the user's usual ones
+	CertsDir                          string // certs.d with a folder per host:port; empty: the system's
+
+	InsecureRegistries   []string      // insecure_registries: host[:port] or CIDR
+	BigFilesTemporaryDir string        // big_files_temporary_dir
+	PullProgressTimeout  time.Duration // pull_progress_timeout; 0: never
+	PinnedImages         []string      // pinned_images: exact, "prefix*", or "*keyword*"
+	ShortNameMode        string        // enforcing (the default), permissive, disabled
+
+	Log *slog.Logger
+}
+
+// Init must be the first call in main of every program that uses this package:
+// the storage library runs that program again to unpack layers inside a
+// chroot. When Init is true, that work was done and main must return.
+func Init() bool { return reexec.Init() }
+
+// Store is the image store and the way to registries.
+type Store struct {
+	cfg    Config
+	log    *slog.Logger
+	store  storage.Store
+	system types.SystemContext // copied for each request
+
+	blobLocks  keyed // by blob digest: one download at a time
+	layerLocks keyed // by layer id: one unpack at a time
+	layers     holds
+
+	resolveLimit time.Duration
+
+	mu    sync.Mutex
+	facts map[string]facts // by image id
+	files map[string]inodes
+	swept time.Time
+}
+
+var _ backends.Images = (*Store)(nil)
+
+// New opens the store, making it when there is none, and clears what a daemon
+// that was killed in the middle of a pull has left.
+func New(cfg Config) (*Store, error) {
+	if cfg.GraphRoot == "" || cfg.RunRoot == "" {
+		return nil, messages.Errorf(messages.Invalid, "image store: root and runroot must both be set")
+	}
+	if strings.Contains(cfg.GraphRoot, ":") {
+		return nil, messages.Errorf(messages.Invalid, "image store: root %q: a ':' cannot be in it, the overlay driver separates layers by it", cfg.GraphRoot)
+	}
+	if cfg.BlobDir == "" {
+		cfg.BlobDir = filepath.Join(cfg.GraphRoot, "troupe-blobs")
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	forwardLibraryLog(cfg.Log)
+	s := &Store{cfg: cfg, log: cfg.Log, resolveLimit: resolveLimit, facts: map[string]facts{}, files: map[string]inodes{}}
+	if err := s.configure(); err != nil {
+		return nil, err
+	}
+	store, err := storage.GetStore(storage.StoreOptions{
+		GraphRoot: cfg.GraphRoot, RunRoot: cfg.RunRoot,
+		GraphDriverName: "overlay", GraphDriverOptions: driverOptions(cfg.StorageOptions),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("image store %s (runroot %s): %w", cfg.GraphRoot, cfg.RunRoot, err)
+	}
+	s.store = store
+	if err := s.recover(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// driverOptions adds our defaults to what the configuration says: no mount of
+// the driver's own over its directory (we mount layers ourselves and want
+// nothing left behind), and layer data on disk before a layer is recorded, so
+// that a power cut cannot leave a recorded layer of empty files (cri-o's PR
+// 3999, containerd#5854).
+func driverOptions(configured []string) []string {
+	options := slices.Clone(configured)
+	for name, value := range map[string]string{"skip_mount_home": "true", "sync": "filesystem"} {
+		if !slices.ContainsFunc(configured, func(o string) bool {
+			key, _, _ := strings.Cut(o, "=")
+			return key == name || strings.HasSuffix(key, "."+name)
+		}) {
+			options = append(options, "overlay."+name+"="+value)
+		}
+	}
+	return options
+}
+
+// recover makes the cache directories and clears them.
+func (s *Store) recover() error {
+	for _, dir := range []string{s.cfg.BlobDir, s.markerDir()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("image blob cache: %w", err)
+		}
+	}
+	if err := s.dropLeftLayers(); err != nil {
+		return err
+	}
+	return s.sweepBlobs(true)
+}
+
+// Reload makes the next pull read registries.conf again.
+func (s *Store) Reload() { sysregistriesv2.InvalidateCache() }
+
+// Close gives the store back. Nothing else may be called afterwards.
+func (s *Store) Close() error {
+	if s.store == nil {
+		return nil
+	}
+	defer s.store.Free()
+	if _, err := s.store.Shutdown(false); err != nil && !errors.Is(err, storage.ErrLayerUsedByContainer) {
+		return fmt.Errorf("closing image store %s: %w", s.cfg.GraphRoot, err)
+	}
+	return nil
+}
+
+// LayerDirs are the directories of an image's layers, the uppermost first, as
+// overlay wants them. They stay valid while the image is in the store.
+func (s *Store) LayerDirs(ctx context.Context, imageID string) ([]string, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("layers of image %s: %w", imageID, err)
+	}
+	image, err := s.store.Image(imageID)
+	if err != nil {
+		return nil, storeError(err, "layers of image %s", imageID)
+	}
+	dirs, err := s.chainDirs(image.TopLayer)
+	if err != nil {
+		return nil, messages.Errorf(messages.Internal, "image %s is damaged (pull it again): %w", imageID, err)
+	}
+	return dirs, nil
+}
+
+// chainDirs checks that each directory is there: mounting without one would
+// give a container half an image.
+func (s *Store) chainDirs(top string) ([]string, error) {
+	if top == "" {
+		return nil, nil
+	}
+	driver, err := s.store.GraphDriver()
+	if err != nil {
+		return nil, err
+	}
+	metadata, err := driver.Metadata(top)
+	if err != nil {
+		return nil, fmt.Errorf("layer %s: %w", top, err)
+	}
+	dirs := []string{metadata["UpperDir"]}
+	if lower := metadata["LowerDir"]; lower != "" {
+		dirs = append(dirs, strings.Split(lower, ":")...)
+	}
+	for _, dir := range dirs {
+		if info, err := os.Stat(dir); err != nil {
+			return nil, err
+		} else if !info.IsDir() {
+			return nil, fmt.Errorf("%s is not a directory", dir)
+		}
+	}
+	return dirs, nil
+}

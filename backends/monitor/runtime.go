@@ -1,0 +1,99 @@
+package monitor
+
+import (
+	"context"
+
+	"github.com/troupe-run/troupe/backends"
+	"github.com/troupe-run/troupe/backends/monitor/wire"
+	"github.com/troupe-run/troupe/messages"
+)
+
+type none struct{}
+
+// Create makes the init process. It goes on in the monitor when ctx ends; a
+// second call joins it.
+func (c *Client) Create(ctx context.Context, r backends.ProcessRequest) (messages.ProcessState, error) {
+	st, err := call[wire.State](ctx, c, wire.OpCreate, wire.Create{
+		Ref: wire.Ref{Pod: r.Pod, Container: r.Container}, Bundle: r.Bundle, LogPath: r.LogPath,
+		Stdin: r.Stdin, StdinOnce: r.StdinOnce, TTY: r.TTY, Pause: r.Pause,
+	})
+	return processState(st), err
+}
+
+// Start lets the user's command run. An error of kind Internal leaves the
+// container exited with code 128.
+func (c *Client) Start(ctx context.Context, pod, container string) (messages.ProcessState, error) {
+	st, err := call[wire.State](ctx, c, wire.OpStart, wire.Ref{Pod: pod, Container: container})
+	return processState(st), err
+}
+
+// Signal sends a signal to init, or to every process of the container.
+func (c *Client) Signal(ctx context.Context, pod, container, signal string, all bool) error {
+	_, err := call[none](ctx, c, wire.OpSignal, wire.Signal{Ref: wire.Ref{Pod: pod, Container: container}, Signal: signal, All: all})
+	return err
+}
+
+// State is the truth about an init process at this moment.
+func (c *Client) State(ctx context.Context, pod, container string) (messages.ProcessState, error) {
+	st, err := call[wire.State](ctx, c, wire.OpState, wire.Ref{Pod: pod, Container: container})
+	return processState(st), err
+}
+
+// Delete kills what is left and forgets the container.
+func (c *Client) Delete(ctx context.Context, pod, container string) error {
+	_, err := call[none](ctx, c, wire.OpDelete, wire.Ref{Pod: pod, Container: container})
+	return err
+}
+
+// Exec runs a command. When ctx ends, the monitor kills it.
+func (c *Client) Exec(ctx context.Context, r backends.ExecRequest) (messages.ExecResult, error) {
+	res, err := call[wire.ExecResult](ctx, c, wire.OpExec, wire.Exec{
+		Ref: wire.Ref{Pod: r.Pod, Container: r.Container}, Command: r.Command, Timeout: r.Timeout,
+	})
+	return messages.ExecResult{Stdout: res.Stdout, Stderr: res.Stderr, ExitCode: res.ExitCode}, err
+}
+
+// ReopenLog returns when the new file is in use.
+func (c *Client) ReopenLog(ctx context.Context, pod, container string) error {
+	_, err := call[none](ctx, c, wire.OpReopen, wire.Ref{Pod: pod, Container: container})
+	return err
+}
+
+// Held names every container the monitor knows, running or not, and what is
+// left of creates that failed.
+func (c *Client) Held(ctx context.Context) ([]backends.Held, error) {
+	states, err := call[[]wire.State](ctx, c, wire.OpList, nil)
+	if err != nil {
+		return nil, err
+	}
+	held := make([]backends.Held, 0, len(states))
+	for _, st := range states {
+		held = append(held, backends.Held{Kind: "process", Pod: st.Pod, Container: st.Container, Name: c.cfg.Dir + "/state/" + st.Key()})
+	}
+	return held, nil
+}
+
+// Drop deletes what Held named.
+func (c *Client) Drop(ctx context.Context, h backends.Held) error {
+	return c.Delete(ctx, h.Pod, h.Container)
+}
+
+// Quit ends the monitor. It refuses (Precondition) while there are containers.
+func (c *Client) Quit(ctx context.Context) error {
+	_, err := call[none](ctx, c, wire.OpQuit, nil)
+	return err
+}
+
+func processState(s wire.State) messages.ProcessState {
+	return messages.ProcessState{
+		Pod: s.Pod, Container: s.Container, Status: messages.ProcessStatus(s.Status), Pid: s.Pid,
+		StartedAt: s.StartedAt, ExitedAt: s.ExitedAt, ExitCode: s.ExitCode, Signal: s.Signal,
+		OOMKilled: s.OOMKilled, ExitUnknown: s.ExitUnknown,
+	}
+}
+
+var kinds = map[string]messages.Kind{
+	wire.Internal: messages.Internal, wire.NotFound: messages.NotFound, wire.Invalid: messages.Invalid,
+	wire.Exists: messages.Exists, wire.Precondition: messages.Precondition, wire.Deadline: messages.Deadline,
+	wire.Canceled: messages.Canceled, wire.NoSpace: messages.NoSpace,
+}

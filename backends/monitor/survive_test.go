@@ -1,0 +1,164 @@
+package monitor_test
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/troupe-run/troupe/backends/monitor"
+	"github.com/troupe-run/troupe/messages"
+)
+
+func TestADaemonThatComesBackIsToldTheTruth(t *testing.T) {
+	n := newNode(t)
+	stays, ends, waits := sleeper(n), n.container(shell("sleep 0.3; exit 9")), n.container(shell("true"))
+	n.run(ends)
+	if _, err := n.Create(n.ctx(), waits); err != nil {
+		t.Fatal(err)
+	}
+	pid := n.monitorPid()
+	n.disconnect()
+	_, err := n.State(n.ctx(), stays.Pod, stays.Container)
+	wantKind(t, err, messages.Unavailable, "not connected")
+	time.Sleep(500 * time.Millisecond)
+	n.connect()
+	if n.monitorPid() != pid {
+		t.Error("another monitor was started")
+	}
+	told := map[string]messages.ProcessState{}
+	for len(n.facts) > 0 {
+		s := <-n.facts
+		told[s.Container] = s
+	}
+	if s := told[stays.Container]; s.Status != messages.ProcessRunning || s.Pid == 0 || s.Pod != stays.Pod {
+		t.Errorf("running: %+v", s)
+	}
+	if s := told[waits.Container]; s.Status != messages.ProcessCreated {
+		t.Errorf("created: %+v", s)
+	}
+	if s := told[ends.Container]; s.Status != messages.ProcessExited || s.ExitCode != 9 {
+		t.Errorf("exited while the daemon was away: %+v", s)
+	}
+}
+
+func TestANewDaemonReplacesTheOld(t *testing.T) {
+	n := newNode(t)
+	r := sleeper(n)
+	old := n.ended
+	n.connect()
+	select {
+	case err := <-old:
+		wantKind(t, err, messages.Unavailable, "ended")
+		old <- err
+	case <-time.After(5 * time.Second):
+		t.Error("the old connection goes on")
+	}
+	if err := n.Signal(n.ctx(), r.Pod, r.Container, "SIGKILL", false); err != nil {
+		t.Fatal(err)
+	}
+	n.exit(r)
+}
+
+func TestAMonitorWithContainersDoesNotEnd(t *testing.T) {
+	n := newNode(t)
+	r := sleeper(n)
+	wantKind(t, n.Quit(n.ctx()), messages.Precondition, "1 containers")
+	pid := n.monitorPid()
+	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGHUP, syscall.SIGINT} {
+		if err := syscall.Kill(pid, s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(100 * time.Millisecond)
+	if s, err := n.State(n.ctx(), r.Pod, r.Container); err != nil || s.Status != messages.ProcessRunning {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+func TestTwoMonitorsNeverServeOneDirectory(t *testing.T) {
+	n := newNode(t)
+	out, err := exec.Command(program, "--dir", n.cfg.Dir).CombinedOutput()
+	if err == nil {
+		t.Errorf("the second one runs: %s", out)
+	}
+	if s, err := n.State(n.ctx(), newID(), newID()); err != nil || s.Status != messages.ProcessGone {
+		t.Errorf("the first one: %+v, %v", s, err)
+	}
+}
+
+// Needs a kernel of 6.15 or later, which tells how a process ended that was
+// not our child; on older ones ExitUnknown is the promise.
+func TestTheNextMonitorReportsWhatTheLastOneLeft(t *testing.T) {
+	n := newNode(t)
+	runs, created, ends, told := sleeper(n), n.container(shell("exit 4")), n.container(shell("sleep 0.5; exit 6")), n.container(shell("exit 5"))
+	missing := n.container([]string{"nosuch"})
+	n.run(told)
+	n.exit(told)
+	n.run(ends)
+	if _, err := n.Create(n.ctx(), created); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Create(n.ctx(), missing); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(n.monitorPid(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	wantKind(t, <-n.ended, messages.Unavailable, "ended")
+	n.ended <- nil
+	time.Sleep(time.Second)
+	n.connect()
+	if s, err := n.State(n.ctx(), told.Pod, told.Container); err != nil || s.ExitCode != 5 || s.Status != messages.ProcessExited {
+		t.Errorf("exited before: %+v, %v", s, err)
+	}
+	if s, err := n.State(n.ctx(), ends.Pod, ends.Container); err != nil || s.Status != messages.ProcessExited || !s.ExitUnknown {
+		t.Errorf("exited while there was no monitor: %+v, %v", s, err)
+	}
+	if _, err := n.Start(n.ctx(), created.Pod, created.Container); err != nil {
+		t.Errorf("start: %v", err)
+	}
+	if e := n.exit(created); e.ExitUnknown || e.ExitCode != 4 {
+		t.Errorf("exit of a created one: %+v", e)
+	}
+	_, err := n.Start(n.ctx(), missing.Pod, missing.Container)
+	wantKind(t, err, messages.Internal, `exec: "nosuch"`)
+	if res, err := n.Exec(n.ctx(), execRequest(runs, "echo here")); err != nil || string(res.Stdout) != "here\n" {
+		t.Errorf("exec: %+v, %v", res, err)
+	}
+	if err := n.Signal(n.ctx(), runs.Pod, runs.Container, "SIGKILL", false); err != nil {
+		t.Fatal(err)
+	}
+	if e := n.exit(runs); e.ExitUnknown || e.ExitCode != 137 {
+		t.Errorf("exit: %+v", e)
+	}
+}
+
+func TestAMissingProgramIsNamed(t *testing.T) {
+	dir := t.TempDir()
+	c := monitor.New(monitor.Config{Binary: filepath.Join(dir, "no-monitor"), Dir: dir, Log: slog.New(slog.DiscardHandler), ReconnectWait: 10 * time.Millisecond})
+	err := c.Connect(context.Background(), func(messages.ProcessState) {}, func() {})
+	wantKind(t, err, messages.Unavailable, filepath.Join(dir, "no-monitor"))
+	_, err = c.State(context.Background(), newID(), newID())
+	wantKind(t, err, messages.Unavailable, filepath.Join(dir, "no-monitor"))
+}
+
+func TestAMonitorThatCannotStartSaysWhy(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "state"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := monitor.New(monitor.Config{Binary: program, Dir: dir})
+	err := c.Connect(context.Background(), func(messages.ProcessState) {}, func() {})
+	wantKind(t, err, messages.Unavailable, "not a directory")
+}
+
+func TestACallBeforeConnectIsUnavailable(t *testing.T) {
+	c := monitor.New(monitor.Config{Binary: program, Dir: t.TempDir()})
+	_, err := c.State(context.Background(), newID(), newID())
+	wantKind(t, err, messages.Unavailable, "not connected")
+}

@@ -1,0 +1,124 @@
+package wire
+
+import "time"
+
+// Version changes when an older side could misunderstand a newer one.
+const Version = 1
+
+// The requests, and what is asked and answered.
+const (
+	OpHello  = "hello"  // Hello → Hello
+	OpWatch  = "watch"  // nothing → []State; events follow
+	OpCreate = "create" // Create → State
+	OpStart  = "start"  // Ref → State
+	OpSignal = "signal" // Signal → nothing
+	OpState  = "state"  // Ref → State
+	OpDelete = "delete" // Ref → nothing
+	OpExec   = "exec"   // Exec → ExecResult
+	OpReopen = "reopen" // Ref → nothing
+	OpList   = "list"   // nothing → []State
+	OpQuit   = "quit"   // nothing → nothing; refused while there are containers
+	OpCancel = "cancel" // Cancel; not answered
+)
+
+// EventExit is pushed with a State when an init process has ended.
+const EventExit = "exit"
+
+// The kinds of errors; the client turns them into messages.Kind.
+const (
+	Internal     = ""
+	NotFound     = "notFound"
+	Invalid      = "invalid"
+	Exists       = "exists"
+	Precondition = "precondition"
+	Deadline     = "deadline"
+	Canceled     = "canceled"
+	NoSpace      = "noSpace"
+)
+
+// Error is why a request failed.
+type Error struct {
+	Kind string `json:"kind,omitempty"`
+	Text string `json:"text"`
+}
+
+func (e *Error) Error() string { return e.Text }
+
+// Hello says who speaks. Pid is the monitor's.
+type Hello struct {
+	Version int `json:"version"`
+	Pid     int `json:"pid,omitempty"`
+}
+
+// Ref names a container; Container is empty for a pod's pause process.
+type Ref struct {
+	Pod       string `json:"pod"`
+	Container string `json:"container,omitempty"`
+}
+
+// Key is the one name the pair goes by in files and libcontainer.
+func (r Ref) Key() string {
+	if r.Container != "" {
+		return r.Container
+	}
+	return r.Pod
+}
+
+// Create asks for an init process up to the point where Start lets it run.
+type Create struct {
+	Ref
+	Bundle    string `json:"bundle"`
+	LogPath   string `json:"logPath,omitempty"`
+	Stdin     bool   `json:"stdin,omitempty"`
+	StdinOnce bool   `json:"stdinOnce,omitempty"`
+	TTY       bool   `json:"tty,omitempty"`
+	Pause     bool   `json:"pause,omitempty"`
+}
+
+// Signal asks for a signal to the init process, or to every process.
+type Signal struct {
+	Ref
+	Signal string `json:"signal"`
+	All    bool   `json:"all,omitempty"`
+}
+
+// Exec asks for a command in a running container.
+type Exec struct {
+	Ref
+	Command []string      `json:"command"`
+	Timeout time.Duration `json:"timeout,omitempty"` // 0: none
+}
+
+// ExecResult is what the command printed (at most 16 MiB of each) and how it ended.
+type ExecResult struct {
+	Stdout   []byte `json:"stdout,omitempty"`
+	Stderr   []byte `json:"stderr,omitempty"`
+	ExitCode int32  `json:"exitCode"`
+}
+
+// Cancel names the request that is no longer waited for.
+type Cancel struct {
+	ID uint64 `json:"id"`
+}
+
+// The statuses; the same words as messages.ProcessStatus.
+const (
+	Created = "created"
+	Running = "running"
+	Exited  = "exited"
+	Gone    = "gone"
+)
+
+// State is the truth about an init process; the fields are those of
+// messages.ProcessState.
+type State struct {
+	Ref
+	Status      string    `json:"status"`
+	Pid         int       `json:"pid,omitempty"`
+	StartedAt   time.Time `json:"startedAt,omitzero"`
+	ExitedAt    time.Time `json:"exitedAt,omitzero"`
+	ExitCode    int32     `json:"exitCode"`
+	Signal      int       `json:"signal,omitempty"`
+	OOMKilled   bool      `json:"oomKilled,omitempty"`
+	ExitUnknown bool      `json:"exitUnknown,omitempty"`
+}

@@ -1,0 +1,120 @@
+package namespaces
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime"
+	"strings"
+
+	"github.com/troupe-run/troupe/backends"
+	"github.com/troupe-run/troupe/messages"
+	"golang.org/x/sys/unix"
+)
+
+// make unshares on a thread of its own and waits for it. The goroutine ends
+// without unlocking, so the Go runtime ends the thread too, and nothing else
+// ever runs in the pod's namespaces. None of its calls wait for anything but
+// the kernel.
+func (b *Backend) make(wanted []kind, r backends.NamespaceRequest, settings []setting) error {
+	done := make(chan error, 1)
+	var onThread func()
+	onThread = func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The main thread cannot be ended: the runtime would park it in
+			// the pod's namespaces for ever. Keep it busy here, so that the
+			// next goroutine gets another thread, then give it back.
+			other := make(chan struct{})
+			go func() { defer close(other); onThread() }()
+			<-other
+			runtime.UnlockOSThread()
+			return
+		}
+		done <- b.makeHere(wanted, r, settings)
+	}
+	go onThread()
+	if err := <-done; err != nil {
+		return fmt.Errorf("namespaces of pod %s: %w", r.Pod, err)
+	}
+	return nil
+}
+
+// makeHere changes the calling thread for good.
+func (b *Backend) makeHere(wanted []kind, r backends.NamespaceRequest, settings []setting) error {
+	flags := 0
+	for _, k := range wanted {
+		flags |= k.flag
+	}
+	if err := unix.Unshare(flags); err != nil {
+		if errors.Is(err, unix.ENOSPC) {
+			return messages.Errorf(messages.Busy, "unshare: the node's limit of namespaces is reached (see /proc/sys/user/max_*_namespaces): %w", err)
+		}
+		return fmt.Errorf("unshare (the daemon must run as root with CAP_SYS_ADMIN): %w", err)
+	}
+	if r.UTS && r.Hostname != "" {
+		if err := unix.Sethostname([]byte(r.Hostname)); err != nil {
+			return fmt.Errorf("set hostname %q: %w", r.Hostname, err)
+		}
+	}
+	for _, s := range settings {
+		if err := s.write(); err != nil {
+			return err
+		}
+	}
+	for _, k := range wanted {
+		if err := pin(fmt.Sprintf("/proc/thread-self/ns/%s", k.name), b.path(k, r.Pod)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pin makes an empty file and mounts the namespace on it.
+func pin(source, target string) error {
+	if err := os.MkdirAll(target[:strings.LastIndexByte(target, '/')], 0o755); err != nil {
+		return classify(fmt.Errorf("pin namespace: %w", err))
+	}
+	f, err := os.OpenFile(target, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
+	if err != nil {
+		return classify(fmt.Errorf("pin namespace: %w", err))
+	}
+	_ = f.Close()
+	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("pin namespace: bind mount %s on %s: %w", source, target, err)
+	}
+	return nil
+}
+
+// unpin unmounts whatever is stacked on the path and removes the file. A lazy
+// unmount is right here: nothing but the pin itself is behind the mount.
+func unpin(path string) error {
+	for {
+		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+			break // not, or no longer, a mount point
+		}
+		if err != nil {
+			return fmt.Errorf("unmount namespace %s: %w", path, err)
+		}
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("unpin namespace: %w", err)
+	}
+	return nil
+}
+
+// isNamespace says whether a namespace is mounted on the path: a pin that has
+// lost its mount is an ordinary empty file.
+func isNamespace(path string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
+}
+
+func classify(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return messages.Errorf(messages.NoSpace, "%w", err)
+	}
+	return err
+}

@@ -1,0 +1,154 @@
+//go:build linux && cgo
+
+package main
+
+import (
+	"errors"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"golang.org/x/sys/unix"
+)
+
+// children keeps apart who waits for which child. This process has three kinds:
+//
+//   - the init and exec processes: in known, reaped once, by the wait that adopt
+//     gave, after their pidfd has become readable;
+//   - helpers that libcontainer forks and waits for itself (the stages of an
+//     init, hooks): alive or zombie only while somebody is between forking and
+//     its done;
+//   - orphans of containers without a PID namespace of their own, which come to
+//     us because we are the subreaper, and what failed creates leave.
+//
+// So the rule is: whoever may fork holds the gate for reading, and has entered
+// its pid in known when it lets go; the sweep reaps what is not in known, and
+// only while it holds the gate for writing. It cannot meet a child of
+// libcontainer's then.
+type children struct {
+	gate  sync.RWMutex
+	mu    sync.Mutex
+	known map[int]*child
+}
+
+type child struct{ pid int }
+
+// exitStatus is how a process ended.
+type exitStatus struct {
+	code    int32 // 128+n for signal n
+	signal  int
+	unknown bool
+}
+
+// startFailed is the exit code of a container whose command could not be
+// started, as containerd and docker have it.
+const startFailed = 128
+
+// forking says that the caller may make children until it calls done.
+func (c *children) forking() (done func()) {
+	c.gate.RLock()
+	return c.gate.RUnlock
+}
+
+// adopt enters a process as ours and gives the function that reaps it.
+func (c *children) adopt(pid int, p *libcontainer.Process) func() (exitStatus, error) {
+	me := c.enter(pid)
+	return func() (exitStatus, error) {
+		defer c.leave(me)
+		state, err := p.Wait() // also gives back what libcontainer holds for it
+		if state == nil {
+			return exitStatus{unknown: true}, err
+		}
+		return decode(state.Sys().(syscall.WaitStatus)), nil
+	}
+}
+
+func (c *children) enter(pid int) *child {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	me := &child{pid: pid}
+	c.known[pid] = me
+	return me
+}
+
+// leave comes after the reaping; the pid may be in use again by then.
+func (c *children) leave(me *child) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.known[me.pid] == me {
+		delete(c.known, me.pid)
+	}
+}
+
+func decode(ws syscall.WaitStatus) exitStatus {
+	if ws.Signaled() {
+		return exitStatus{code: 128 + int32(ws.Signal()), signal: int(ws.Signal())}
+	}
+	return exitStatus{code: int32(ws.ExitStatus())}
+}
+
+// sweepOrphans reaps orphans for ever. It is in no hurry: a zombie costs a
+// table entry, so it looks some time after a child has ended, waits for a
+// moment without forks, and only after sweepPatience makes one.
+func (m *monitor) sweepOrphans() {
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, unix.SIGCHLD)
+	for range ended {
+		began, pause := time.Now(), 50*time.Millisecond
+		for {
+			time.Sleep(pause)
+			if firstZombie() == 0 {
+				break
+			}
+			if !m.children.sweep(time.Since(began) > sweepPatience) {
+				pause = min(2*pause, time.Second)
+			}
+		}
+	}
+}
+
+const sweepPatience = 5 * time.Second
+
+// sweep reaps orphans until there is none or one of ours comes first, and says
+// whether it could look.
+func (c *children) sweep(insist bool) bool {
+	if insist {
+		c.gate.Lock()
+	} else if !c.gate.TryLock() {
+		return false
+	}
+	defer c.gate.Unlock()
+	for {
+		pid := firstZombie()
+		c.mu.Lock()
+		ours := c.known[pid] != nil
+		c.mu.Unlock()
+		if pid == 0 {
+			return true
+		}
+		if ours { // its own wait is about to come
+			return false
+		}
+		var ws unix.WaitStatus
+		if _, err := unix.Wait4(pid, &ws, unix.WNOHANG, nil); err != nil && !errors.Is(err, unix.EINTR) {
+			return false
+		}
+	}
+}
+
+// firstZombie is the pid of a child that waits to be reaped, or 0.
+func firstZombie() int {
+	// The part of siginfo_t that waitid(2) fills, on 64-bit machines.
+	var info struct {
+		unix.Siginfo
+	}
+	err := unix.Waitid(unix.P_ALL, 0, &info.Siginfo, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+	if err != nil {
+		return 0
+	}
+	return int(*(*int32)(unsafe.Pointer(uintptr(unsafe.Pointer(&info.Siginfo)) + 16)))
+}

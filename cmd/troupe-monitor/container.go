@@ -1,0 +1,167 @@
+//go:build linux && cgo
+
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/troupe-run/troupe/backends/monitor/wire"
+	"golang.org/x/sys/unix"
+)
+
+// container is one container and its init process. Its status goes
+//
+//	"" ─create─► created ─start─► running ─exit─► exited ─delete─► out of the table
+//	               └──────────────exit───────────────┘
+//
+// "" is one that is being made, or whose making failed and left something for
+// Delete. An exit can come at any time.
+type container struct {
+	m   *monitor
+	ref wire.Ref
+	log *slog.Logger
+
+	// op is held by the one life cycle step (create, start, delete) that runs;
+	// a channel, so that waiting for it ends with the caller's context.
+	op chan struct{}
+
+	// Set by create or load, unchanged afterwards.
+	lc     *libcontainer.Container
+	cgroup cgroups.Manager
+	shared bool // has no PID namespace of its own: init's end leaves others alive
+	over   chan struct{}
+
+	mu     sync.Mutex
+	record record
+	pidfd  int // of init; valid while status is created or running
+	token  uint64
+	wait   func() (exitStatus, error) // reaps init
+	out    *logFile
+	stdout *stream
+	stderr *stream
+	stdin  *os.File // the writing end, when kept open
+	oom    *oomWatch
+}
+
+// record is what is stored about a container, to find it after the monitor's
+// own end.
+type record struct {
+	wire.State
+	Bundle     string `json:"bundle"`
+	LogPath    string `json:"logPath,omitempty"`
+	StdinOnce  bool   `json:"stdinOnce,omitempty"`
+	StartError string `json:"startError,omitempty"` // what Start will answer: libcontainer found it early
+}
+
+// acquire gets the right to a life cycle step.
+func (c *container) acquire(ctx context.Context) error {
+	select {
+	case c.op <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return failf(wire.Canceled, "container %s: gave up waiting for the step before", c.ref.Key())
+	}
+}
+
+func (c *container) release() { <-c.op }
+
+// state is what can be said now; it waits for nothing but the mutex.
+func (c *container) state() wire.State {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.stateLocked()
+}
+
+func (c *container) stateLocked() wire.State {
+	s := c.record.State
+	s.Ref = c.ref
+	if s.Status == "" {
+		s.Status = wire.Gone
+	}
+	return s
+}
+
+func (c *container) alive() bool {
+	return c.record.Status == wire.Created || c.record.Status == wire.Running
+}
+
+// start lets the user's command run.
+func (c *container) start(ctx context.Context) (wire.State, error) {
+	if err := c.acquire(ctx); err != nil {
+		return wire.State{}, err
+	}
+	defer c.release()
+	c.mu.Lock()
+	status, startError := c.record.Status, c.record.StartError
+	if status == wire.Created && startError == "" {
+		c.record.StartedAt = time.Now().UTC()
+	}
+	c.mu.Unlock()
+	switch {
+	case status == wire.Running:
+		return c.state(), nil
+	case status == wire.Created && startError != "":
+		c.exited(exitStatus{code: startFailed}, false)
+		return wire.State{}, failf(wire.Internal, "%s", startError)
+	case status != wire.Created:
+		return wire.State{}, failf(wire.Precondition, "container %s cannot be started: it is %s", c.ref.Key(), c.state().Status)
+	}
+	if err := releaseFifo(ctx, c.m.fifo(c.ref.Key()), c.over); err != nil {
+		c.mu.Lock()
+		if c.record.Status == wire.Created {
+			c.record.StartedAt = time.Time{}
+		}
+		c.mu.Unlock()
+		return wire.State{}, failf(wire.Internal, "start container %s: %v", c.ref.Key(), err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.record.Status == wire.Created { // it may have ended already
+		c.record.Status = wire.Running
+		if err := writeJSON(c.m.container(c.ref.Key()), c.record); err != nil {
+			c.log.Error("the start cannot be recorded; after an end of the monitor its time will be missing", "err", err)
+		}
+	}
+	return c.stateLocked(), nil
+}
+
+// signal sends a signal to init, or to all processes of the container.
+func (c *container) signal(sig unix.Signal, all bool) error {
+	if all {
+		return c.signalAll(sig)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.alive() || c.pidfd < 0 {
+		return nil
+	}
+	err := unix.PidfdSendSignal(c.pidfd, sig, nil, 0)
+	if err != nil && !errors.Is(err, unix.ESRCH) {
+		return failf(wire.Internal, "send %v to process %d of container %s: %v", sig, c.record.Pid, c.ref.Key(), err)
+	}
+	return nil
+}
+
+func (c *container) reopenLog() error {
+	c.mu.Lock()
+	out, alive := c.out, c.alive()
+	c.mu.Unlock()
+	if !alive || out == nil {
+		return failf(wire.Precondition, "container %s does not run: its log has no writer", c.ref.Key())
+	}
+	if err := out.reopen(); err != nil {
+		kind := wire.Internal
+		if errors.Is(err, unix.ENOSPC) {
+			kind = wire.NoSpace
+		}
+		return failf(kind, "reopen the log of container %s: %v", c.ref.Key(), err)
+	}
+	return nil
+}

@@ -1,0 +1,191 @@
+//go:build linux && cgo
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/cgroups/manager"
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/troupe-run/troupe/backends/monitor/wire"
+	"golang.org/x/sys/unix"
+)
+
+// load takes over what an earlier monitor left: ended containers with their
+// records, and running ones, whose end is noticed by pidfd. What they print
+// went with the earlier monitor.
+func (m *monitor) load() {
+	names, err := os.ReadDir(filepath.Join(m.dir, "containers"))
+	if err != nil {
+		m.log.Error("containers of an earlier monitor cannot be found", "err", err)
+		return
+	}
+	for _, n := range names {
+		if !keyForm.MatchString(n.Name()) || filepath.Ext(n.Name()) == ".tmp" {
+			continue
+		}
+		var rec record
+		if err := readJSON(m.container(n.Name()), &rec); err != nil {
+			m.log.Error("a container of an earlier monitor cannot be taken over; look at the file and remove it", "err", err)
+			continue
+		}
+		c, err := m.reserve(rec.Ref)
+		if err == nil {
+			err = c.load(rec)
+		}
+		if err != nil {
+			m.log.Error("a container of an earlier monitor was taken over in part; Delete takes back the rest", "name", n.Name(), "err", err)
+		}
+	}
+}
+
+// load finds out what has become of a container. The truth is the exit record,
+// else the process; never what the last monitor believed.
+func (c *container) load(rec record) error {
+	c.record, c.pidfd, c.shared = rec, -1, true
+	lc, err := libcontainer.Load(c.m.state(), c.ref.Key())
+	if err != nil {
+		c.cgroup = c.cgroupOfBundle()
+		if !errors.Is(err, libcontainer.ErrNotExist) {
+			c.log.Warn("libcontainer's state cannot be read", "err", err)
+		}
+	} else if err := c.adoptState(lc); err != nil {
+		return err
+	}
+	var exit wire.State
+	err = readJSON(c.m.exit(c.ref.Key()), &exit)
+	switch {
+	case err == nil:
+		c.record.State = exit
+		close(c.over)
+		return nil
+	case !errors.Is(err, os.ErrNotExist):
+		c.log.Error("the exit record cannot be read", "err", err)
+	case rec.Status == "":
+		return nil // its create did not succeed: nothing but Delete is possible
+	case rec.StartError != "":
+		return nil // it still waits for Start
+	}
+	if c.lc != nil {
+		watched, err := c.watchForeign()
+		if watched || err != nil {
+			return err
+		}
+	}
+	c.exited(exitStatus{unknown: true}, false)
+	return nil
+}
+
+func (c *container) adoptState(lc *libcontainer.Container) error {
+	state, err := lc.State()
+	if err != nil {
+		return err
+	}
+	if c.cgroup, err = cgroupOf(state); err != nil {
+		return err
+	}
+	c.lc, c.record.Pid = lc, state.InitProcessPid
+	config := lc.Config()
+	c.shared = !config.Namespaces.IsPrivate(configs.NEWPID)
+	return nil
+}
+
+// cgroupOfBundle finds the cgroup of a create that did not get to its state
+// file, by the bundle it was made from; nil when that has gone as well.
+func (c *container) cgroupOfBundle() cgroups.Manager {
+	r := wire.Create{Ref: c.ref, Bundle: c.record.Bundle}
+	spec, err := c.m.readSpec(r)
+	if err != nil {
+		return nil
+	}
+	config, err := c.m.libcontainerConfig(r, spec)
+	if err != nil {
+		return nil
+	}
+	cg, err := manager.New(config.Cgroups)
+	if err != nil {
+		return nil
+	}
+	return cg
+}
+
+// watchForeign waits for the end of a process that an earlier monitor started,
+// if it still runs.
+func (c *container) watchForeign() (bool, error) {
+	if !c.foreignAlive() {
+		return false, nil
+	}
+	fd, err := unix.PidfdOpen(c.record.Pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("pidfd of process %d: %w", c.record.Pid, err)
+	}
+	if !c.foreignAlive() { // the pid was given away in between
+		unix.Close(fd)
+		return false, nil
+	}
+	me := c.m.children.enter(c.record.Pid)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pidfd = fd
+	c.wait = func() (exitStatus, error) {
+		defer c.m.children.leave(me)
+		return foreignExit(fd, c.record.Pid), nil
+	}
+	c.oom = watchOOM(c.m.loop, c.cgroup, c.log)
+	c.token, err = c.m.loop.add(fd, unix.EPOLLIN, c.initEnded)
+	return true, err
+}
+
+// foreignAlive asks libcontainer, which compares the process's start time.
+func (c *container) foreignAlive() bool {
+	status, err := c.lc.Status()
+	if err != nil {
+		return false
+	}
+	switch status {
+	case libcontainer.Created:
+		c.record.Status = wire.Created
+	case libcontainer.Running, libcontainer.Paused:
+		c.record.Status = wire.Running
+	default:
+		return false
+	}
+	return true
+}
+
+// reapPatience is how long the new parent of a process, which is not us, may
+// take to reap it. Some inits of small machines look once in a second.
+const reapPatience = 10 * time.Second
+
+// foreignExit asks the kernel how a process ended that was not our child
+// (PIDFD_INFO_EXIT, kernel 6.15). The kernel knows after the process was
+// reaped, by whoever is its parent now; if it cannot say, it is unknown.
+func foreignExit(pidfd, pid int) exitStatus {
+	var ws unix.WaitStatus
+	if got, err := unix.Wait4(pid, &ws, unix.WNOHANG, nil); err == nil && got == pid {
+		return decode(syscall.WaitStatus(ws))
+	}
+	for range reapPatience / (20 * time.Millisecond) {
+		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(pidfd), unix.PIDFD_GET_INFO, uintptr(unsafe.Pointer(&info)))
+		if errno == 0 && info.Mask&unix.PIDFD_INFO_EXIT != 0 {
+			return decode(syscall.WaitStatus(uint32(info.Exit_code)))
+		}
+		if errno == unix.ENOTTY || errno == unix.EINVAL {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return exitStatus{unknown: true}
+}

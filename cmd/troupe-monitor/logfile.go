@@ -1,0 +1,167 @@
+//go:build linux && cgo
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// logFile is a container's log in the CRI format (kubernetes
+// design-proposals/node/kubelet-cri-logging.md):
+//
+//	2016-10-06T00:17:09.669794202Z stdout F line
+//
+// Both streams go to one file. Records are written with O_APPEND in one write
+// per read of the pipe.
+//
+// A disk that does not take a write (ENOSPC, EIO, a quota) must not stop the
+// container, nor may what it prints pile up in the monitor: the lines of that
+// write are dropped and counted, a record that was cut is cut off the file
+// again so that what is there stays whole, and the first failure and the
+// recovery are told in the monitor's log. Reading goes on throughout.
+type logFile struct {
+	log *slog.Logger
+
+	mu      sync.Mutex
+	path    string
+	file    *os.File // nil: output is discarded
+	streams int      // that still write to it; the last one closes it
+	lost    int      // bytes dropped since writes fail
+	scratch []byte
+}
+
+// openLog makes the parents and opens the file; an empty path discards.
+func openLog(path string, log *slog.Logger) (*logFile, error) {
+	l := &logFile{path: path, log: log}
+	if path == "" {
+		return l, nil
+	}
+	f, err := openAppend(path)
+	if err != nil {
+		return nil, fmt.Errorf("open the container's log: %w", err)
+	}
+	l.file = f
+	return l, nil
+}
+
+func openAppend(path string) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
+}
+
+// reopen makes the file at the same path the one that is written to, and
+// returns when it is. Half a line that waits for its end goes to the new one.
+func (l *logFile) reopen() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.path == "" {
+		return nil
+	}
+	if l.file == nil {
+		return errors.New("the log is closed")
+	}
+	f, err := openAppend(l.path)
+	if err != nil {
+		return err
+	}
+	l.file.Close()
+	l.file = f
+	return nil
+}
+
+// opened and ended count the streams. An exited container is kept for long, and
+// an open log would keep the disk space of a file that was rotated away.
+func (l *logFile) opened() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.streams++
+}
+
+func (l *logFile) ended() {
+	l.mu.Lock()
+	l.streams--
+	last := l.streams == 0
+	l.mu.Unlock()
+	if last {
+		l.close()
+	}
+}
+
+func (l *logFile) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.file != nil {
+		l.file.Close()
+		l.file = nil
+	}
+}
+
+// begin starts a batch of records for one stream; end writes it.
+func (l *logFile) begin() {
+	l.mu.Lock()
+	l.scratch = l.scratch[:0]
+}
+
+// timeFormat has all nine digits, so that lines sort as text.
+const timeFormat = "2006-01-02T15:04:05.000000000Z07:00"
+
+func (l *logFile) record(at time.Time, stream string, partial bool, parts ...[]byte) {
+	tag := " F "
+	if partial {
+		tag = " P "
+	}
+	b := at.AppendFormat(l.scratch, timeFormat)
+	b = append(b, ' ')
+	b = append(b, stream...)
+	b = append(b, tag...)
+	for _, p := range parts {
+		b = append(b, p...)
+	}
+	l.scratch = append(b, '\n')
+}
+
+func (l *logFile) end() {
+	defer l.mu.Unlock()
+	if len(l.scratch) == 0 || l.file == nil {
+		l.release()
+		return
+	}
+	n, err := l.file.Write(l.scratch)
+	switch {
+	case err != nil:
+		if n > 0 {
+			l.cut(n)
+		}
+		if l.lost == 0 {
+			l.log.Error("the container's log cannot be written: lines are dropped until it can", "path", l.path, "err", err)
+		}
+		l.lost += len(l.scratch)
+	case l.lost > 0:
+		l.log.Warn("the container's log can be written again", "path", l.path, "lostBytes", l.lost)
+		l.lost = 0
+	}
+	l.release()
+}
+
+// cut takes back the n bytes of a batch that only began to be written.
+func (l *logFile) cut(n int) {
+	info, err := l.file.Stat()
+	if err == nil {
+		err = l.file.Truncate(info.Size() - int64(n))
+	}
+	if err != nil {
+		l.log.Error("the container's log ends in a torn line", "path", l.path, "err", err)
+	}
+}
+
+// release gives back the scratch space of an idle log: with a thousand
+// containers it would add up.
+func (l *logFile) release() { l.scratch = nil }

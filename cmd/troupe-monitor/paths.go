@@ -1,0 +1,93 @@
+//go:build linux && cgo
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// paths are the places below the monitor's directory.
+type paths struct{ dir string }
+
+func (p paths) socket() string    { return filepath.Join(p.dir, "monitor.sock") }
+func (p paths) state() string     { return filepath.Join(p.dir, "state") } // libcontainer's
+func (p paths) pauseRoot() string { return filepath.Join(p.dir, "pause-root") }
+
+// container is what is to be known of a container to find it again; exit is
+// how it ended, there before anybody is told.
+func (p paths) container(key string) string { return filepath.Join(p.dir, "containers", key) }
+func (p paths) exit(key string) string      { return filepath.Join(p.dir, "exits", key) }
+
+func (p paths) make() error {
+	for _, d := range []string{p.dir, p.state(), filepath.Join(p.dir, "containers"), filepath.Join(p.dir, "exits")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return fmt.Errorf("make the monitor's directory: %w", err)
+		}
+	}
+	return nil
+}
+
+// lock makes sure that two monitors never serve one directory. The kernel
+// takes it back when this process ends, however it ends.
+func (p paths) lock() (*os.File, error) {
+	name := filepath.Join(p.dir, "monitor.lock")
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the lock: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("another monitor serves %s already (it holds %s)", p.dir, name)
+		}
+		return nil, fmt.Errorf("lock %s: %w", name, err)
+	}
+	return f, nil
+}
+
+// writeJSON replaces a file as a whole: a reader sees the old or the new one,
+// also when this process dies on the way.
+func writeJSON(path string, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", path, err)
+	}
+	tmp := path + ".tmp"
+	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+		os.Remove(tmp)
+		return err
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		os.Remove(tmp)
+		return err
+	}
+	return nil
+}
+
+func readJSON(path string, v any) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("decode %s: %w", path, err)
+	}
+	return nil
+}
+
+// removeAll removes files that may not be there.
+func removeAll(names ...string) error {
+	var errs []error
+	for _, n := range names {
+		if err := os.Remove(n); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,102 @@
+//go:build linux && cgo
+
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/troupe-run/troupe/backends/monitor/wire"
+	"golang.org/x/sys/unix"
+)
+
+// join resolves a path of a bundle.
+func join(bundle, path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(bundle, path)
+}
+
+// libcontainerConfig is libcontainer's form of a spec.
+func (m *monitor) libcontainerConfig(r wire.Create, spec *specs.Spec) (*configs.Config, error) {
+	// specconv resolves relative bind sources against the working directory,
+	// which for runc is the bundle and for us is not.
+	for i, mount := range spec.Mounts {
+		if mount.Type == "bind" || hasOption(mount.Options, "bind", "rbind") {
+			spec.Mounts[i].Source = join(r.Bundle, mount.Source)
+		}
+	}
+	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{
+		CgroupName: r.Key(), UseSystemdCgroup: m.systemd, Spec: spec,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("its config.json: %w", err)
+	}
+	for i, label := range config.Labels {
+		if strings.HasPrefix(label, "bundle=") { // hooks are told this
+			config.Labels[i] = "bundle=" + r.Bundle
+		}
+	}
+	return config, nil
+}
+
+func hasOption(options []string, oneOf ...string) bool {
+	for _, o := range options {
+		for _, a := range oneOf {
+			if o == a {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// newProcess is libcontainer's form of a spec's process section.
+func newProcess(p *specs.Process) (*libcontainer.Process, error) {
+	lp := &libcontainer.Process{
+		Args: p.Args, Env: p.Env, Cwd: p.Cwd,
+		UID: int(p.User.UID), GID: int(p.User.GID),
+		Label: p.SelinuxLabel, AppArmorProfile: p.ApparmorProfile, NoNewPrivileges: &p.NoNewPrivileges,
+		Scheduler: p.Scheduler, IOPriority: p.IOPriority,
+	}
+	for _, g := range p.User.AdditionalGids {
+		lp.AdditionalGroups = append(lp.AdditionalGroups, int(g))
+	}
+	if p.ConsoleSize != nil {
+		lp.ConsoleWidth, lp.ConsoleHeight = uint16(p.ConsoleSize.Width), uint16(p.ConsoleSize.Height)
+	}
+	if c := p.Capabilities; c != nil {
+		lp.Capabilities = &configs.Capabilities{
+			Bounding: c.Bounding, Effective: c.Effective, Inheritable: c.Inheritable,
+			Permitted: c.Permitted, Ambient: c.Ambient,
+		}
+	}
+	for _, r := range p.Rlimits {
+		kind, ok := rlimits[r.Type]
+		if !ok {
+			return nil, fmt.Errorf("its config.json: no such rlimit: %q", r.Type)
+		}
+		lp.Rlimits = append(lp.Rlimits, configs.Rlimit{Type: kind, Hard: r.Hard, Soft: r.Soft})
+	}
+	affinity, err := configs.ConvertCPUAffinity(p.ExecCPUAffinity)
+	if err != nil {
+		return nil, fmt.Errorf("its config.json: %w", err)
+	}
+	lp.CPUAffinity = affinity
+	return lp, nil
+}
+
+var rlimits = map[string]int{
+	"RLIMIT_CPU": unix.RLIMIT_CPU, "RLIMIT_FSIZE": unix.RLIMIT_FSIZE, "RLIMIT_DATA": unix.RLIMIT_DATA,
+	"RLIMIT_STACK": unix.RLIMIT_STACK, "RLIMIT_CORE": unix.RLIMIT_CORE, "RLIMIT_RSS": unix.RLIMIT_RSS,
+	"RLIMIT_NPROC": unix.RLIMIT_NPROC, "RLIMIT_NOFILE": unix.RLIMIT_NOFILE, "RLIMIT_MEMLOCK": unix.RLIMIT_MEMLOCK,
+	"RLIMIT_AS": unix.RLIMIT_AS, "RLIMIT_LOCKS": unix.RLIMIT_LOCKS, "RLIMIT_SIGPENDING": unix.RLIMIT_SIGPENDING,
+	"RLIMIT_MSGQUEUE": unix.RLIMIT_MSGQUEUE, "RLIMIT_NICE": unix.RLIMIT_NICE, "RLIMIT_RTPRIO": unix.RLIMIT_RTPRIO,
+	"RLIMIT_RTTIME": unix.RLIMIT_RTTIME,
+}

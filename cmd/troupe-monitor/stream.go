@@ -1,0 +1,185 @@
+//go:build linux && cgo
+
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxLine is how many bytes of content a log record may have; longer lines are
+// split into P parts with an F at the end (the kubelet's and both peers' limit).
+const maxLine = 16 << 10
+
+// stream is the reading end of a process's stdout, stderr or terminal. What
+// is read goes to sink; the pipe is closed at its end.
+type stream struct {
+	loop  *loop
+	sink  sink
+	done  chan struct{} // closed when the stream has ended
+	mu    sync.Mutex
+	file  *os.File // nil: ended
+	fd    int
+	token uint64
+}
+
+// sink takes what a stream delivers. end comes once, after the last take.
+type sink interface {
+	take(data []byte)
+	end()
+}
+
+// openStream begins to deliver what comes out of f, and owns it.
+func openStream(l *loop, f *os.File, to sink) (*stream, error) {
+	s := &stream{loop: l, sink: to, file: f, fd: int(f.Fd()), done: make(chan struct{})}
+	// Fd made it blocking; we only ever read what is there.
+	if err := unix.SetNonblock(s.fd, true); err != nil {
+		return nil, err
+	}
+	s.mu.Lock() // ready may run before the token is known
+	defer s.mu.Unlock()
+	token, err := l.add(s.fd, unix.EPOLLIN, s.ready)
+	if err != nil {
+		return nil, err
+	}
+	s.token = token
+	return s, nil
+}
+
+func (s *stream) ready(_ uint32, buf []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.file != nil {
+		s.read(buf)
+	}
+}
+
+// read delivers one buffer full and says whether there may be more now.
+func (s *stream) read(buf []byte) bool {
+	n, err := unix.Read(s.fd, buf)
+	switch {
+	case n > 0:
+		s.sink.take(buf[:n])
+		return true
+	case errors.Is(err, unix.EAGAIN):
+		return false
+	case errors.Is(err, unix.EINTR):
+		return true
+	}
+	s.finish() // the end; for a terminal it is EIO
+	return false
+}
+
+// finish ends the stream; s.mu is held.
+func (s *stream) finish() {
+	s.loop.drop(s.fd, s.token)
+	s.file.Close()
+	s.file = nil
+	s.sink.end()
+	close(s.done)
+}
+
+// drain delivers what is in the pipe at this moment: all that a process wrote
+// before it ended. Others may hold the pipe and go on writing, so it stops
+// after the most that a pipe can hold (/proc/sys/fs/pipe-max-size); the loop
+// reads on.
+func (s *stream) drain() {
+	if s == nil {
+		return
+	}
+	buf := make([]byte, readSize)
+	for range (1 << 20) / readSize {
+		s.mu.Lock()
+		more := s.file != nil && s.read(buf)
+		s.mu.Unlock()
+		if !more {
+			return
+		}
+	}
+}
+
+// stop delivers what is there and ends the stream whoever still holds it.
+func (s *stream) stop() {
+	if s == nil {
+		return
+	}
+	s.drain()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.file != nil {
+		s.finish()
+	}
+}
+
+// lines is the sink that writes a log. Between reads it holds at most one
+// line's beginning, and no memory when there is none.
+type lines struct {
+	log  *logFile
+	name string // stdout, stderr
+	half []byte // the beginning of a line, at most maxLine bytes
+}
+
+func (w *lines) take(data []byte) {
+	now := time.Now().UTC()
+	w.log.begin()
+	defer w.log.end()
+	for len(data) > 0 {
+		nl := bytes.IndexByte(data, '\n')
+		room := maxLine - len(w.half)
+		switch {
+		case nl >= 0 && nl <= room:
+			w.log.record(now, w.name, false, w.half, data[:nl])
+			data = data[nl+1:]
+			w.half = nil
+		case len(data) > room:
+			w.log.record(now, w.name, true, w.half, data[:room])
+			data = data[room:]
+			w.half = nil
+		default:
+			w.half = append(w.half, data...)
+			return
+		}
+	}
+}
+
+// end writes a last line that has no newline: P, since none came.
+func (w *lines) end() {
+	w.flush()
+	w.log.ended()
+}
+
+func (w *lines) flush() {
+	if len(w.half) == 0 {
+		return
+	}
+	w.log.begin()
+	w.log.record(time.Now().UTC(), w.name, true, w.half)
+	w.log.end()
+	w.half = nil
+}
+
+// capture is the sink that keeps the beginning and discards the rest.
+type capture struct {
+	max  int
+	mu   sync.Mutex
+	data []byte
+}
+
+func (c *capture) take(data []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.data = append(c.data, data[:min(len(data), c.max-len(c.data))]...)
+}
+
+func (c *capture) end() {}
+
+func (c *capture) bytes() []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.data
+}

@@ -1,0 +1,106 @@
+package config
+
+import (
+	"path/filepath"
+	"time"
+)
+
+var storageOptions = []Option{
+	honoured("crio.root", "", func(c *Config) *string { return &c.Storage.Root },
+		"The image store. Empty: storage.conf(5), else /var/lib/containers/storage.", absolute),
+	honoured("crio.runroot", "", func(c *Config) *string { return &c.Storage.RunRoot },
+		"The image store's run directory. Empty: storage.conf(5), else /run/containers/storage.", absolute),
+	honoured("crio.storage_driver", "overlay", func(c *Config) *string { return &c.Storage.Driver },
+		"The storage driver. Containers are mounted by overlay, so no other can be used.", oneOf("", "overlay")),
+	honoured("crio.storage_option", []string{}, func(c *Config) *[]string { return &c.Storage.Options },
+		"Options for the storage driver, name=value (containers-storage.conf(5)).", pairs),
+	known("crio.imagestore", "", "images are stored in crio.root"),
+	known("crio.log_dir", "/var/log/pods", "the kubelet names the log directory of each pod"),
+	known("crio.version_file", "", "a reboot is noticed by what the kernel still has"),
+	known("crio.version_file_persist", "", "an upgrade never wipes images"),
+	known("crio.clean_shutdown_file", "", "every record and layer is checked when it is read"),
+	known("crio.internal_wipe", true, "what a reboot left behind is always swept"),
+	known("crio.internal_repair", true, "not yet; damaged records are quarantined"),
+}
+
+var apiOptions = []Option{
+	honoured("crio.api.listen", "", func(c *Config) *string { return &c.API.Listen },
+		"The CRI socket.",
+		derived(func(c *Config) string { return filepath.Join(c.Troupe.Run, "troupe.sock") }), check(socket)),
+	honoured("crio.api.grpc_max_send_msg_size", defaultMessageSize, func(c *Config) *int { return &c.API.MaxSend },
+		"The largest answer, in bytes; 0: 80 MiB."),
+	honoured("crio.api.grpc_max_recv_msg_size", defaultMessageSize, func(c *Config) *int { return &c.API.MaxRecv },
+		"The largest request, in bytes; 0: 80 MiB."),
+	known("crio.api.stream_address", "127.0.0.1", noStreaming),
+	known("crio.api.stream_port", "0", noStreaming),
+	known("crio.api.stream_enable_tls", false, noStreaming),
+	known("crio.api.stream_idle_timeout", "", noStreaming),
+	known("crio.api.stream_tls_cert", "", noStreaming),
+	known("crio.api.stream_tls_key", "", noStreaming),
+	known("crio.api.stream_tls_ca", "", noStreaming),
+}
+
+const (
+	noStreaming = "exec, attach and port-forward streams are not there yet"
+	noMetrics   = "not yet"
+	noNRI       = "NRI is not there yet"
+	noTracing   = "traces are not there yet"
+	noStats     = "statistics are not there yet"
+
+	// defaultMessageSize is CRI-O's (crio.conf(5)): lists of a full node pass
+	// the 4 MiB of grpc.
+	defaultMessageSize = 80 << 20
+)
+
+var networkOptions = []Option{
+	honoured("crio.network.network_dir", "/etc/cni/net.d", func(c *Config) *string { return &c.Network.Dir },
+		"Where CNI configurations are; the first in lexical order is used.", filled, absolute),
+	honoured("crio.network.plugin_dirs", []string{"/opt/cni/bin", "/usr/libexec/cni", "/usr/lib/cni"},
+		func(c *Config) *[]string { return &c.Network.PluginDirs },
+		"Where CNI plugins are; the first directory that has one wins.", absolutes),
+	honoured("crio.network.plugin_dir", "", func(c *Config) *string { return &c.Network.PluginDir },
+		"Old form of plugin_dirs; searched before them.", absolute),
+	honoured("crio.network.cni_default_network", "", func(c *Config) *string { return &c.Network.Default },
+		"The name of the network pods are attached to. Empty: the first found."),
+	known("crio.network.cni_status_grace_period", time.Duration(0), "a failing CNI STATUS shows at once"),
+}
+
+var otherOptions = []Option{
+	honoured("crio.metrics.enable_metrics", false, func(c *Config) *bool { return &c.Metrics.Enable },
+		"Serve Prometheus metrics by HTTP under /metrics."),
+	honoured("crio.metrics.metrics_host", "127.0.0.1", func(c *Config) *string { return &c.Metrics.Host },
+		"The address they are served on."),
+	honoured("crio.metrics.metrics_port", 9090, func(c *Config) *int { return &c.Metrics.Port },
+		"The port they are served on.", check(port)),
+	honoured("crio.metrics.metrics_socket", "", func(c *Config) *string { return &c.Metrics.Socket },
+		"A unix socket to serve them on as well. Empty: none.", check(optionalSocket)),
+	known("crio.metrics.metrics_collectors", []string{}, "all collectors are on"),
+	known("crio.metrics.metrics_cert", "", noMetrics),
+	known("crio.metrics.metrics_key", "", noMetrics),
+
+	known("crio.tracing.enable_tracing", false, noTracing),
+	known("crio.tracing.tracing_endpoint", "127.0.0.1:4317", noTracing),
+	known("crio.tracing.tracing_sampling_rate_per_million", 0, noTracing),
+
+	known("crio.stats.stats_collection_period", 0, noStats),
+	known("crio.stats.collection_period", 0, noStats),
+	known("crio.stats.included_pod_metrics", []string{}, noStats),
+
+	known("crio.nri.enable_nri", false, noNRI),
+	known("crio.nri.nri_listen", "/var/run/nri/nri.sock", noNRI),
+	known("crio.nri.nri_plugin_dir", "/opt/nri/plugins", noNRI),
+	known("crio.nri.nri_plugin_config_dir", "/etc/nri/conf.d", noNRI),
+	known("crio.nri.nri_disable_connections", false, noNRI),
+	known("crio.nri.nri_plugin_registration_timeout", 5*time.Second, noNRI),
+	known("crio.nri.nri_plugin_request_timeout", 2*time.Second, noNRI),
+	known(nriValidatorTable+".nri_enable_default_validator", false, noNRI),
+	known(nriValidatorTable+".nri_validator_reject_oci_hook_adjustment", false, noNRI),
+	known(nriValidatorTable+".nri_validator_reject_runtime_default_seccomp_adjustment", false, noNRI),
+	known(nriValidatorTable+".nri_validator_reject_unconfined_seccomp_adjustment", false, noNRI),
+	known(nriValidatorTable+".nri_validator_reject_custom_seccomp_adjustment", false, noNRI),
+	known(nriValidatorTable+".nri_validator_reject_namespace_adjustment", false, noNRI),
+	known(nriValidatorTable+".nri_validator_required_plugins", []string{}, noNRI),
+	known(nriValidatorTable+".nri_validator_tolerate_missing_plugins_annotation", "", noNRI),
+
+	known(checkpointTable+".container_level_enabled", "none", "checkpoints are not there yet"),
+}

@@ -1,0 +1,34 @@
+package config
+
+import "time"
+
+var imageOptions = []Option{
+	honoured("crio.image.global_auth_file", "", func(c *Config) *string { return &c.Image.AuthFile },
+		"Credentials for registries when the kubelet gives none, in the form of docker's config.json.", absolute),
+	honoured("crio.image.signature_policy", "", func(c *Config) *string { return &c.Image.SignaturePolicy },
+		"The signature policy. Empty: /etc/containers/policy.json.", absolute),
+	honoured("crio.image.pinned_images", []string{}, func(c *Config) *[]string { return &c.Image.Pinned },
+		"Images the kubelet must not collect: a name, a glob (name*) or a keyword (*name*)."),
+	honoured("crio.image.insecure_registries", []string{}, func(c *Config) *[]string { return &c.Image.InsecureRegistries },
+		"Registries (host:port) that may be spoken to by HTTP or with any certificate; better said in registries.conf(5)."),
+	honoured("crio.image.short_name_mode", "enforcing", func(c *Config) *string { return &c.Image.ShortNameMode },
+		"What an image name without registry means: enforcing refuses an ambiguous one, disabled takes the first.",
+		oneOf("enforcing", "permissive", "disabled")),
+	honoured("crio.image.big_files_temporary_dir", "", func(c *Config) *string { return &c.Image.TempDir },
+		"Where the image library keeps big temporary files. Empty: /var/tmp.", absolute),
+	honoured("crio.image.pull_progress_timeout", time.Duration(0), func(c *Config) *time.Duration { return &c.Image.PullStall },
+		"End a pull that stood still for so long; 0s: never.", check(notNegative)),
+	known("crio.image.registries", []string{}, "use unqualified-search-registries of registries.conf(5)"),
+	known("crio.image.default_transport", "docker://", "images come from registries"),
+	known("crio.image.pause_image", "", noPause),
+	known("crio.image.pause_image_auth_file", "", noPause),
+	known("crio.image.pause_command", "", noPause),
+	known("crio.image.signature_policy_dir", "", "policies by namespace are not there yet"),
+	known("crio.image.namespaced_auth_dir", "", "credentials by namespace are not there yet"),
+	known("crio.image.image_volumes", "mkdir", "a directory is made for an image's volumes"),
+	known("crio.image.auto_reload_registries", false, "SIGHUP re-reads registries.conf(5)"),
+	known("crio.image.oci_artifact_mount_support", false, "artifact mounts are not there yet"),
+	known("crio.image.additional_artifact_stores", []string{}, "artifact mounts are not there yet"),
+}
+
+const noPause = "no pause image is used: the pause process is built in"

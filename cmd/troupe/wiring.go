@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/troupe-run/troupe/backends"
+	"github.com/troupe-run/troupe/backends/bundles"
+	"github.com/troupe-run/troupe/backends/cgroups"
+	"github.com/troupe-run/troupe/backends/cni"
+	"github.com/troupe-run/troupe/backends/files"
+	"github.com/troupe-run/troupe/backends/images"
+	"github.com/troupe-run/troupe/backends/journal"
+	"github.com/troupe-run/troupe/backends/monitor"
+	"github.com/troupe-run/troupe/backends/namespaces"
+	"github.com/troupe-run/troupe/backends/rootfs"
+	"github.com/troupe-run/troupe/cmd/troupe/config"
+	"github.com/troupe-run/troupe/cri"
+	"github.com/troupe-run/troupe/supervisor"
+	"go.podman.io/storage"
+	"golang.org/x/sys/unix"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// machine is the node's backends and what must be given back when the daemon
+// ends. Nothing of a pod's is given back there.
+type machine struct {
+	*backends.Node
+	reload  func()         // re-read what SIGHUP re-reads beside our own file
+	closers []func() error // in the order they were made
+}
+
+func (m *machine) close() error {
+	var errs []error
+	for i := len(m.closers) - 1; i >= 0; i-- {
+		errs = append(errs, m.closers[i]())
+	}
+	return errors.Join(errs...)
+}
+
+// buildMachine makes the real backends, each from its part of the
+// configuration. A wrong value that only a backend can see is an error here,
+// before anything is served.
+func buildMachine(c *config.Config, log *slog.Logger) (*machine, error) {
+	m := &machine{Node: &backends.Node{}}
+	if err := m.fill(c, log); err != nil {
+		return nil, errors.Join(err, m.close())
+	}
+	return m, nil
+}
+
+func (m *machine) fill(c *config.Config, log *slog.Logger) (err error) {
+	of := func(backend string) *slog.Logger { return log.With("backend", backend) }
+	if m.Runtime, err = buildRuntime(c, of("monitor")); err != nil {
+		return err
+	}
+	if m.Cgroups, err = cgroups.New(cgroups.Config{
+		Manager: c.UseCgroupManager(), Parent: c.UseCgroupParent(), Log: of("cgroups"),
+	}); err != nil {
+		return err
+	}
+	if m.Bundles, err = bundles.New(bundlesConfig(c, of("bundles"))); err != nil {
+		return err
+	}
+	store, err := buildImages(c, of("images"))
+	if err != nil {
+		return err
+	}
+	m.Images, m.reload, m.closers = store, store.Reload, append(m.closers, store.Close)
+	if m.Rootfs, err = rootfs.New(rootfs.Config{Root: c.Troupe.Root, Layers: store.LayerDirs, Log: of("rootfs")}); err != nil {
+		return err
+	}
+	m.Network = cni.New(cni.Config{
+		ConfDir: c.Network.Dir, PluginDirs: c.UsePluginDirs(), DefaultNetwork: c.Network.Default,
+		CacheDir: filepath.Join(c.Troupe.Root, "cni"), Log: of("cni"),
+	})
+	m.Namespaces = namespaces.New(namespaces.Config{Dir: filepath.Join(c.Troupe.Run, "ns"), Log: of("namespaces")})
+	m.Files = files.New(files.Config{Root: c.Troupe.Root, Run: c.Troupe.Run, Log: of("files")})
+	records := journal.New(journal.Config{Root: c.Troupe.Root, Log: of("journal")})
+	m.Journal, m.closers = records, append(m.closers, records.Close)
+	return nil
+}
+
+func buildRuntime(c *config.Config, log *slog.Logger) (backends.Runtime, error) {
+	m := monitor.Config{Dir: monitorDir(c), CgroupManager: c.UseCgroupManager(), Log: log}
+	var err error
+	if m.Binary, err = c.FindMonitor(); err != nil {
+		// With a monitor that runs, containers can be served: better than not.
+		if reachable(filepath.Join(m.Dir, "monitor.sock")) != nil {
+			return nil, &config.Error{Err: err}
+		}
+		log.Error("the monitor that runs could not be started again", "error", err)
+	}
+	return monitor.New(m), nil
+}
+
+func monitorDir(c *config.Config) string { return filepath.Join(c.Troupe.Run, "monitor") }
+
+func bundlesConfig(c *config.Config, log *slog.Logger) bundles.Config {
+	return bundles.Config{
+		Root:                      c.Troupe.Root,
+		DefaultCapabilities:       c.Runtime.DefaultCapabilities,
+		DefaultUlimits:            c.Runtime.DefaultUlimits,
+		DefaultEnv:                c.Runtime.DefaultEnv,
+		SeccompProfile:            c.Runtime.SeccompProfile,
+		PrivilegedSeccompProfile:  c.Runtime.PrivilegedSeccomp,
+		ApparmorProfile:           c.Runtime.AppArmorProfile,
+		PidsLimit:                 int64(c.Runtime.PidsLimit),
+		CgroupManager:             c.UseCgroupManager(),
+		AdditionalDevices:         c.Runtime.Devices,
+		HostnetworkDisableSELinux: c.Runtime.HostNetNoSELinux,
+		Log:                       log,
+	}
+}
+
+func buildImages(c *config.Config, log *slog.Logger) (*images.Store, error) {
+	where, err := storeOptions(c.Storage)
+	if err != nil {
+		return nil, err
+	}
+	return images.New(images.Config{
+		GraphRoot:            where.GraphRoot,
+		RunRoot:              where.RunRoot,
+		StorageOptions:       where.GraphDriverOptions,
+		PolicyPath:           c.Image.SignaturePolicy,
+		AuthFile:             c.Image.AuthFile,
+		InsecureRegistries:   c.Image.InsecureRegistries,
+		BigFilesTemporaryDir: c.Image.TempDir,
+		PullProgressTimeout:  c.Image.PullStall,
+		PinnedImages:         c.Image.Pinned,
+		ShortNameMode:        c.Image.ShortNameMode,
+		Log:                  log,
+	})
+}
+
+// storeOptions is storage.conf(5) with what [crio] says on top, as CRI-O reads
+// the two. A root of its own goes without storage.conf's driver options.
+func storeOptions(s config.Storage) (storage.StoreOptions, error) {
+	options, err := storage.DefaultStoreOptions()
+	if err != nil {
+		return options, fmt.Errorf("storage.conf: %w; correct it, or set root, runroot and storage_driver in [crio]", err)
+	}
+	if s.Root != "" {
+		options.GraphRoot, options.GraphDriverOptions = s.Root, nil
+	}
+	if s.RunRoot != "" {
+		options.RunRoot = s.RunRoot
+	}
+	if len(s.Options) > 0 {
+		options.GraphDriverOptions = s.Options
+	}
+	if name := options.GraphDriverName; s.Root == "" && name != "" && name != "overlay" && s.Driver == "" {
+		return options, &config.Error{Err: fmt.Errorf("storage.conf: driver is %q; containers need \"overlay\", set root in [crio] to another directory", name)}
+	}
+	return options, nil
+}
+
+// criConfig is the gateway's part of the configuration.
+func criConfig(c *config.Config, node cri.Node, log *slog.Logger) cri.Config {
+	driver := runtime.CgroupDriver_CGROUPFS
+	if c.UseCgroupManager() == config.CgroupSystemd {
+		driver = runtime.CgroupDriver_SYSTEMD
+	}
+	// Linux 5.12; with a descriptor that cannot be, a kernel that knows the
+	// call complains about that, an older one about the call.
+	rro := unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}) != unix.ENOSYS
+	var handlers []cri.Handler
+	for _, name := range c.HandlerNames() {
+		handlers = append(handlers, cri.Handler{Name: name, RecursiveReadOnly: rro})
+	}
+	return cri.Config{
+		Node: node, Version: buildOf().Version, Handlers: handlers, DefaultHandler: c.Runtime.DefaultHandler,
+		CgroupDriver: driver, Shown: c, MaxReceive: c.API.MaxRecv, MaxSend: c.API.MaxSend, Log: log,
+		Features: &runtime.RuntimeFeatures{SupplementalGroupsPolicy: true},
+	}
+}
+
+// criNode is the tree as the gateway sees it.
+type criNode struct{ *supervisor.Tree }
+
+// Subscribe only changes the type of the answer.
+func (n criNode) Subscribe(ctx context.Context) (cri.Subscription, error) {
+	s, err := n.Tree.Subscribe(ctx)
+	if err != nil {
+		return nil, err // not a nil *Subscription in an interface that is not nil
+	}
+	return s, nil
+}

@@ -1,0 +1,114 @@
+package cri
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/troupe-run/troupe/messages"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// PullImage pulls an image and answers with its id. It has no deadline but its
+// caller's: a large image over a slow line takes what it takes.
+func (s *Server) PullImage(ctx context.Context, r *runtime.PullImageRequest) (*runtime.PullImageResponse, error) {
+	if err := validatePull(r); err != nil {
+		return nil, err
+	}
+	if _, err := s.handler(r.GetImage().GetRuntimeHandler()); err != nil {
+		return nil, err
+	}
+	auth, err := pullAuth(r.GetAuth())
+	if err != nil {
+		return nil, err
+	}
+	ref := r.GetImage().GetImage()
+	id, err := ask(ctx, s.node, messages.PullImage{Call: callOf(ctx), Ref: ref, Auth: auth})
+	if err != nil {
+		return nil, fmt.Errorf("pull image %q: %w", ref, err)
+	}
+	return &runtime.PullImageResponse{ImageRef: id}, nil
+}
+
+// ListImages answers from the published list.
+func (s *Server) ListImages(_ context.Context, r *runtime.ListImagesRequest) (*runtime.ListImagesResponse, error) {
+	return &runtime.ListImagesResponse{Images: listImages(s.node.View(), r.GetFilter())}, nil
+}
+
+// listImages gives all images, or the one that the filter names.
+func listImages(view messages.View, filter *runtime.ImageFilter) []*runtime.Image {
+	if ref := filter.GetImage().GetImage(); ref != "" {
+		image, ok := view.Image(ref)
+		if !ok {
+			return nil
+		}
+		return []*runtime.Image{image.CRIImage()}
+	}
+	var items []*runtime.Image
+	for _, image := range view.Images() {
+		items = append(items, image.CRIImage())
+	}
+	return items
+}
+
+// ImageStatus answers with no image, not with an error, when there is none.
+// Before it says so it has the store read again: another tool (podman, skopeo)
+// may have brought the image since.
+func (s *Server) ImageStatus(ctx context.Context, r *runtime.ImageStatusRequest) (*runtime.ImageStatusResponse, error) {
+	if err := validateImage("image", r.GetImage()); err != nil {
+		return nil, err
+	}
+	ref := r.GetImage().GetImage()
+	image, ok := s.node.View().Image(ref)
+	if !ok {
+		if _, err := ask(ctx, s.node, messages.RefreshImages{Call: callOf(ctx)}); err != nil {
+			return nil, fmt.Errorf("status of image %q: read the image store: %w", ref, err)
+		}
+		if image, ok = s.node.View().Image(ref); !ok {
+			return &runtime.ImageStatusResponse{}, nil
+		}
+	}
+	response := &runtime.ImageStatusResponse{Image: image.CRIImage()}
+	if r.GetVerbose() {
+		var err error
+		if response.Info, err = info(map[string]any{"imageSpec": map[string]any{"config": image.Config}}); err != nil {
+			return nil, err
+		}
+	}
+	return response, nil
+}
+
+// RemoveImage removes an image with all its names. An unknown one is removed.
+func (s *Server) RemoveImage(ctx context.Context, r *runtime.RemoveImageRequest) (*runtime.RemoveImageResponse, error) {
+	if err := validateImage("image", r.GetImage()); err != nil {
+		return nil, err
+	}
+	ref := r.GetImage().GetImage()
+	if image, ok := s.node.View().Image(ref); ok && isIDOf(ref, image) {
+		ref = image.ID // of a prefix
+	}
+	_, err := ask(ctx, s.node, messages.RemoveImage{Call: callOf(ctx), Ref: ref})
+	if gone(err) != nil {
+		return nil, fmt.Errorf("remove image %q: %w", ref, err)
+	}
+	return &runtime.RemoveImageResponse{}, nil
+}
+
+// ImageFsInfo answers with the file system that holds both images and what
+// containers write: here they are one, and the kubelet wants to hear of both.
+func (s *Server) ImageFsInfo(context.Context, *runtime.ImageFsInfoRequest) (*runtime.ImageFsInfoResponse, error) {
+	fs := s.node.View().Filesystem()
+	if fs.Mountpoint == "" {
+		return nil, messages.Errorf(messages.Unavailable, "the image file system has not been measured yet; ask again in a moment")
+	}
+	if fs.At.IsZero() {
+		fs.At = time.Now()
+	}
+	usage := []*runtime.FilesystemUsage{{
+		Timestamp:  nanos(fs.At),
+		FsId:       &runtime.FilesystemIdentifier{Mountpoint: fs.Mountpoint},
+		UsedBytes:  &runtime.UInt64Value{Value: fs.UsedBytes},
+		InodesUsed: &runtime.UInt64Value{Value: fs.Inodes},
+	}}
+	return &runtime.ImageFsInfoResponse{ImageFilesystems: usage, ContainerFilesystems: usage}, nil
+}

@@ -1,0 +1,93 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Containerd is a private containerd with runc, set up as like the private
+// daemon as it can be: same directory on tmpfs, CNI network, registry, image.
+type Containerd struct {
+	Socket, LogFile string
+}
+
+// StartContainerd starts one; sandbox is the reference of its pause image.
+func (l *Lab) StartContainerd(ctx context.Context, n *Network, r *Registry, sandbox string) (*Containerd, error) {
+	bin, err := Tool("containerd")
+	if err != nil {
+		return nil, fmt.Errorf("%w ('make peers' builds it)", err)
+	}
+	c := &Containerd{Socket: l.Path("containerd", "run", "containerd.sock"), LogFile: l.Path("containerd", "log")}
+	if _, err := l.Write(fmt.Sprintf("server = %[1]q\n[host.%[1]q]\ncapabilities = [\"pull\", \"resolve\"]\n", "http://"+r.Host),
+		"containerd", "certs.d", r.Host, "hosts.toml"); err != nil {
+		return nil, err
+	}
+	config, err := l.Write(fmt.Sprintf(containerdConfig,
+		l.Path("containerd", "lib"), l.Path("containerd", "run"), c.Socket,
+		l.Path("containerd", "certs.d"), sandbox,
+		n.Dir(), list(PluginDirs), filepath.Join(filepath.Dir(bin), "runc"),
+	), "containerd", "config.toml")
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(bin, "--config", config)
+	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(bin)+":"+os.Getenv("PATH")) // its shim and runc, not Debian's
+	if err := l.startProcess(cmd, c.LogFile); err != nil {
+		return nil, err
+	}
+	return c, c.ready(ctx)
+}
+
+// containerdConfig is containerd 2's format; the verbs are root, state,
+// socket, registry hosts, pause image, CNI directories, runc. The OOM score is
+// kept where it is: where the lab runs, lowering it may not be allowed.
+const containerdConfig = `version = 3
+root = %q
+state = %q
+[grpc]
+address = %q
+[plugins."io.containerd.cri.v1.images"]
+snapshotter = "overlayfs"
+[plugins."io.containerd.cri.v1.images".registry]
+config_path = %q
+[plugins."io.containerd.cri.v1.images".pinned_images]
+sandbox = %q
+[plugins."io.containerd.cri.v1.runtime"]
+restrict_oom_score_adj = true
+[plugins."io.containerd.cri.v1.runtime".cni]
+conf_dir = %q
+bin_dirs = %s
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
+BinaryName = %q
+SystemdCgroup = false
+`
+
+func (c *Containerd) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	cri, err := Dial(c.Socket)
+	if err != nil {
+		return err
+	}
+	defer cri.Close()
+	for {
+		_, err := cri.Runtime.Status(ctx, &runtime.StatusRequest{})
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			log, _ := os.ReadFile(c.LogFile)
+			return fmt.Errorf("containerd does not answer on %s: %w; its log:\n%s", c.Socket, err, log[max(0, len(log)-4000):])
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}

@@ -1,0 +1,237 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Daemon is a private troupe: own directories, socket, cgroup and network.
+type Daemon struct {
+	Socket, DebugSocket string
+	Config, LogFile     string
+	CgroupParent        string
+	Root, Run           string
+	Network             *Network
+	lab                 *Lab
+	cmd                 *exec.Cmd
+	bin                 string
+}
+
+// DaemonOptions are what may differ from the usual private daemon.
+type DaemonOptions struct {
+	Name     string   // of its directory; empty: "node"
+	Network  *Network // nil: one without configuration
+	Insecure []string // registries to be spoken to by plain HTTP
+	Monitor  string   // empty: the one beside the binary
+	Storage  string   // directory for images; empty: one in the lab
+	LogLevel string   // empty: debug
+	Extra    string   // TOML at the end of the file
+}
+
+// NewDaemon writes the configuration of a private daemon; Start starts it.
+func (l *Lab) NewDaemon(o DaemonOptions) (*Daemon, error) {
+	bin, err := Tool("troupe")
+	if err != nil {
+		return nil, err
+	}
+	if o.Name == "" {
+		o.Name = "node"
+	}
+	if o.Network == nil {
+		if o.Network, err = l.NewNetwork(); err != nil {
+			return nil, err
+		}
+	}
+	if o.Storage == "" {
+		o.Storage = l.Path(o.Name, "images")
+	}
+	if o.LogLevel == "" {
+		o.LogLevel = "debug"
+	}
+	d := &Daemon{
+		Root: l.Path(o.Name, "lib"), Run: l.Path(o.Name, "run"), LogFile: l.Path(o.Name, "troupe.log"),
+		CgroupParent: "/" + l.Name, Network: o.Network, lab: l, bin: bin,
+	}
+	d.Socket, d.DebugSocket = filepath.Join(d.Run, "troupe.sock"), filepath.Join(d.Run, "debug.sock")
+	policy, err := l.Write(`{"default": [{"type": "insecureAcceptAnything"}]}`, o.Name, "policy.json")
+	if err != nil {
+		return nil, err
+	}
+	d.Config, err = l.Write(d.toml(o, policy), o.Name, "troupe.conf")
+	l.OnClose(d.end)
+	return d, err
+}
+
+func (d *Daemon) toml(o DaemonOptions, policy string) string {
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	line("[crio]\nroot = %q\nrunroot = %q\nstorage_driver = %q", o.Storage, filepath.Join(d.Run, "images"), "overlay")
+	line("[crio.api]\nlisten = %q", d.Socket)
+	line("[crio.runtime]\ncgroup_manager = %q\nlog_level = %q", "cgroupfs", o.LogLevel)
+	line("[crio.image]\nsignature_policy = %q\ninsecure_registries = %s", policy, list(o.Insecure))
+	line("[crio.network]\nnetwork_dir = %q\nplugin_dirs = %s", o.Network.Dir(), list(PluginDirs))
+	line("[troupe]\nroot = %q\nrun = %q\ncgroup_parent = %q\ndebug_listen = %q", d.Root, d.Run, d.CgroupParent, d.DebugSocket)
+	if o.Monitor != "" {
+		line("monitor_path = %q", o.Monitor)
+	}
+	b.WriteString(o.Extra)
+	return b.String()
+}
+
+func list(items []string) string {
+	quoted := make([]string, len(items))
+	for i, s := range items {
+		quoted[i] = strconv.Quote(s)
+	}
+	return "[" + strings.Join(quoted, ", ") + "]"
+}
+
+// Start starts the daemon and waits until it answers Version.
+func (d *Daemon) Start(ctx context.Context) error {
+	out, err := os.OpenFile(d.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	home, err := d.lab.Mkdir("home")
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(d.bin, "--config", d.Config)
+	cmd.Env = append(os.Environ(), "HOME="+home, "XDG_CONFIG_HOME="+filepath.Join(home, ".config"))
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	d.cmd = cmd
+	if err := d.ready(ctx); err != nil {
+		return fmt.Errorf("%w; the last of its log:\n%s", err, d.Tail(20))
+	}
+	return nil
+}
+
+// ready waits for an answer, or for the daemon's death.
+func (d *Daemon) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	cri, err := Dial(d.Socket)
+	if err != nil {
+		return err
+	}
+	defer cri.Close()
+	for {
+		_, err := cri.Runtime.Version(ctx, &runtime.VersionRequest{})
+		if err == nil {
+			return nil
+		}
+		if d.gone() {
+			return fmt.Errorf("the daemon ended while starting: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the daemon does not answer on %s: %w", d.Socket, err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// gone says whether the process has ended, without taking its status.
+func (d *Daemon) gone() bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.cmd.Process.Pid))
+	return err != nil || strings.Contains(string(stat), ") Z ")
+}
+
+// Pid is the daemon's process, 0 when it was never started.
+func (d *Daemon) Pid() int {
+	if d.cmd == nil {
+		return 0
+	}
+	return d.cmd.Process.Pid
+}
+
+// Kill is SIGKILL: no chance to tidy up.
+func (d *Daemon) Kill() error {
+	if err := d.cmd.Process.Kill(); err != nil {
+		return err
+	}
+	_ = d.cmd.Wait() // "signal: killed" is what was asked for
+	return nil
+}
+
+// Stop is SIGTERM and waits; containers live on.
+func (d *Daemon) Stop() error {
+	if d.cmd == nil || d.cmd.ProcessState != nil {
+		return nil
+	}
+	return end(d.cmd)
+}
+
+// Monitors are the troupe-monitor processes of this daemon.
+func (d *Daemon) Monitors() []int {
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	var pids []int
+	for _, dir := range dirs {
+		cmdline, err := os.ReadFile(dir + "/cmdline")
+		args := strings.Split(string(cmdline), "\x00")
+		if err != nil || filepath.Base(args[0]) != "troupe-monitor" || !strings.Contains(string(cmdline), d.lab.Dir) {
+			continue
+		}
+		if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// StopMonitor ends the monitor, which is the parent of all containers: only
+// for when there are none left.
+func (d *Daemon) StopMonitor() error {
+	for _, pid := range d.Monitors() {
+		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("stopping monitor %d: %w", pid, err)
+		}
+		for try := 0; alive(pid); try++ {
+			if try == 50 {
+				_ = syscall.Kill(pid, syscall.SIGKILL) // gone already is as good
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	return nil
+}
+
+func alive(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && !strings.Contains(string(stat), ") Z ")
+}
+
+func (d *Daemon) end() error { return errors.Join(d.Stop(), d.StopMonitor()) }
+
+// Surveyor looks where this daemon's things would be.
+func (d *Daemon) Surveyor() Surveyor {
+	return Surveyor{
+		Cgroups: d.lab.Name, Addresses: d.Network.Addresses, Bridge: d.Network.Bridge,
+		Files: []string{
+			filepath.Join(d.Root, "pods"), filepath.Join(d.Run, "shm"),
+			filepath.Join(d.Run, "ns", "net"), filepath.Join(d.Run, "ns", "ipc"), filepath.Join(d.Run, "ns", "uts"),
+		},
+		Daemon: d.bin + " --config " + d.Config, // it may have been started anew
+	}
+}
+
+// Tail is the end of the daemon's log.
+func (d *Daemon) Tail(lines int) string {
+	text, _ := os.ReadFile(d.LogFile)
+	all := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}

@@ -1,0 +1,45 @@
+#!/bin/bash
+# Builds one group of tools (crictl, peers or lint) at the versions its go.mod
+# pins, into .cache/tools/bin.
+set -euo pipefail
+cd "$(dirname "$0")"
+bin=$PWD/../.cache/tools/bin
+mkdir -p "$bin"
+
+# build [cgo] NAME PACKAGE [go build flags…]
+build() {
+  local cgo=0
+  if [ "$1" = cgo ]; then cgo=1; shift; fi
+  local name=$1 package=$2
+  shift 2
+  echo "tools: building $name"
+  CGO_ENABLED=$cgo go build -trimpath "$@" -o "$bin/$name" "$package"
+}
+version() { go list -m -f '{{.Version}}' "$1"; }
+
+case $1 in
+crictl)
+  cd crictl
+  build crictl sigs.k8s.io/cri-tools/cmd/crictl \
+    -ldflags "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=$(version sigs.k8s.io/cri-tools)"
+  ;;
+peers)
+  cd peers
+  v2=github.com/containerd/containerd/v2
+  build cgo runc github.com/opencontainers/runc -tags seccomp,netgo,osusergo -ldflags '-s -w -extldflags -static'
+  build containerd-shim-runc-v2 $v2/cmd/containerd-shim-runc-v2 -ldflags '-s -w'
+  # Last: its file is what make looks at.
+  build containerd $v2/cmd/containerd -tags no_btrfs,no_devmapper,no_zfs \
+    -ldflags "-s -w -X $v2/version.Version=$(version $v2)"
+  ;;
+lint)
+  cd lint
+  build gofumpt mvdan.cc/gofumpt -ldflags '-s -w'
+  build govulncheck golang.org/x/vuln/cmd/govulncheck -ldflags '-s -w'
+  build staticcheck honnef.co/go/tools/cmd/staticcheck -ldflags '-s -w'
+  ;;
+*)
+  echo "usage: $0 crictl|peers|lint" >&2
+  exit 2
+  ;;
+esac
