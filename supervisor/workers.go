@@ -26,6 +26,7 @@ type workers struct {
 
 	mu     sync.Mutex
 	queues map[string][]*job
+	closed bool // shutdown waits: nobody will hear of a new job's outcome
 	wg     sync.WaitGroup
 }
 
@@ -52,6 +53,10 @@ func (w *workers) Go(j actors.Job) (cancel func()) {
 	queued := &job{Job: j, ctx: ctx, cancel: stop}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.closed {
+		stop()
+		return stop
+	}
 	first := len(w.queues[j.Key]) == 0
 	w.queues[j.Key] = append(w.queues[j.Key], queued)
 	if first {
@@ -100,6 +105,9 @@ func (w *workers) run(j *job) {
 
 // wait gives the jobs under way time to end.
 func (w *workers) wait(ctx context.Context) {
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
 	done := make(chan struct{})
 	go func() { w.wg.Wait(); close(done) }()
 	select {

@@ -8,7 +8,7 @@ bin=.cache/tools/bin
 pure=$1 monitor=$2
 failed=0
 
-mapfile -t files < <(git ls-files --cached --others --exclude-standard '*.go')
+mapfile -t files < <(git ls-files --cached --others --exclude-standard '*.go' ':!*.pb.go')
 unformatted=$("$bin/gofumpt" -l "${files[@]}")
 if [ -n "$unformatted" ]; then
   printf 'lint: run gofumpt -w on:\n%s\n' "$unformatted"

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
@@ -48,6 +49,7 @@ type Backend struct {
 	config Config
 	source *source
 	doors  *semaphore.Weighted // each Attach takes one, GC takes all
+	ports  sync.Mutex          // guards the claims below CacheDir/ports
 }
 
 var _ backends.Network = (*Backend)(nil)
@@ -116,6 +118,9 @@ func (b *Backend) Attach(ctx context.Context, r backends.NetworkRequest) (backen
 		return none, fmt.Errorf("attach pod %s: waiting for a CNI GC to end: %w", podName(r), err)
 	}
 	defer b.doors.Release(1)
+	if err := b.claimPorts(r); err != nil {
+		return none, err
+	}
 	return b.add(ctx, network, conf, r)
 }
 
@@ -168,7 +173,7 @@ func (b *Backend) Detach(ctx context.Context, r backends.NetworkRequest) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return b.forget(r.Pod)
+	return errors.Join(b.forget(r.Pod), b.releasePorts(r.Pod))
 }
 
 func (b *Backend) del(ctx context.Context, a attachment) error {

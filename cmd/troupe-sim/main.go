@@ -1,5 +1,6 @@
-// Command troupe-sim drives container runtimes: real ones through their CRI
-// socket (load), so that Troupe and its peers are measured by the same tool.
+// Command troupe-sim drives container runtimes: the simulated node (run), and
+// real ones through their CRI socket (load), so that Troupe and its peers are
+// measured by the same tool.
 package main
 
 import (
@@ -29,6 +30,6 @@ func command() *cobra.Command {
 		Use: "troupe-sim", Short: "Drive container runtimes: simulated and real",
 		Version: version, SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(loadCommand())
+	root.AddCommand(loadCommand(), runCommand())
 	return root
 }

@@ -35,8 +35,14 @@ func cli(args ...string) (code int, out, errs string) {
 
 func TestAWrongCommandLineIsOneLineAndExitCode2(t *testing.T) {
 	for _, args := range [][]string{
-		{"--nonsense"}, {"nonsense"}, {"tree", "x"}, {"timeline", "a", "b"}, {"version", "-o", "yaml"},
-		{"--config", "/nonexistent", "config", "check"}, {"--config", "/nonexistent"}, {"--set", "a", "config", "check"},
+		{"--nonsense"},
+		{"nonsense"},
+		{"tree", "x"},
+		{"timeline", "a", "b"},
+		{"version", "-o", "yaml"},
+		{"--config", "/nonexistent", "config", "check"},
+		{"--config", "/nonexistent"},
+		{"--set", "a", "config", "check"},
 	} {
 		code, _, errs := cli(args...)
 		if code != exitUsage || strings.Count(errs, "\n") != 1 || !strings.HasPrefix(errs, "troupe: ") {
@@ -80,6 +86,16 @@ func TestVersionIsMachineReadable(t *testing.T) {
 	var b build
 	if err := json.Unmarshal([]byte(out), &b); err != nil || b.GoVersion == "" || b.Version == "" {
 		t.Errorf("%s: %v", out, err)
+	}
+}
+
+func TestTheKubeletCanParseEveryVersion(t *testing.T) {
+	for from, want := range map[string]string{
+		"v1.37.2": "1.37.2", "1.37.2-3-gabc-dirty": "1.37.2-3-gabc-dirty", "4634288-dirty": "1.37.0-dev+4634288.dirty", "unknown": "1.37.0-dev+unknown",
+	} {
+		if got := semver(from); got != want {
+			t.Errorf("%s is %s, want %s", from, got, want)
+		}
 	}
 }
 

@@ -2,14 +2,31 @@ package main
 
 import (
 	"fmt"
+	"regexp"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
 
-// version is set by the linker (Makefile).
+// line is the Kubernetes minor this source goes with (design.md §1); what is
+// built between releases is a development version of it.
+const line = "1.37.0"
+
+// version is set by the linker (Makefile): a tag, or what git describes.
 var version = "unknown"
+
+var semantic = regexp.MustCompile(`^v?([0-9]+\.[0-9]+\.[0-9]+.*)$`)
+
+// semver makes a version the kubelet can parse (it shows "Unknown" for a node
+// whose runtime has another, kubelet's nodestatus.VersionInfo).
+func semver(version string) string {
+	if m := semantic.FindStringSubmatch(version); m != nil {
+		return m[1]
+	}
+	return line + "-dev+" + strings.ReplaceAll(version, "-", ".")
+}
 
 // build is which program this is.
 type build struct {
@@ -23,7 +40,7 @@ type build struct {
 }
 
 func buildOf() build {
-	b := build{Version: version, GoVersion: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	b := build{Version: semver(version), GoVersion: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return b
@@ -42,9 +59,6 @@ func buildOf() build {
 		if dep.Path == "k8s.io/cri-api" {
 			b.CRI = dep.Version
 		}
-	}
-	if b.Version == "unknown" && info.Main.Version != "" && info.Main.Version != "(devel)" {
-		b.Version = info.Main.Version // go install
 	}
 	return b
 }
