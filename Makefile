@@ -16,7 +16,7 @@ TOOLS        := .cache/tools/bin
 RACE := ./messages/... ./actors/... ./supervisor/... ./cri/... ./simulations/...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test e2e lint bench demo install clean tools peers unit race kernel
+.PHONY: help setup build test e2e lint bench demo install deps clean tools peers unit race kernel
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,15 +56,11 @@ bench: build tools peers ## measure Troupe beside containerd; write bench/RESULT
 demo: build ## watch a node come up, run two pods, survive a SIGKILL and go again (as root)
 	@CGO_ENABLED=0 go build -trimpath -o .cache/demo ./e2e/demo && ./.cache/demo
 
-install: build ## install binaries and units below $(DESTDIR)$(PREFIX), the sample configuration in /etc/troupe
-	install -D -m 0755 bin/troupe $(DESTDIR)$(PREFIX)/bin/troupe
-	install -D -m 0755 bin/troupe-monitor $(DESTDIR)$(PREFIX)/libexec/troupe/troupe-monitor
-	bin/troupe config > bin/troupe.conf.sample
-	install -D -m 0644 bin/troupe.conf.sample $(DESTDIR)/etc/troupe/troupe.conf.sample
-	@for unit in packaging/*.service packaging/*.slice; do [ ! -e "$$unit" ] || { \
-	  mkdir -p $(DESTDIR)$(PREFIX)/lib/systemd/system && \
-	  sed 's#/usr/local/bin/#$(PREFIX)/bin/#' $$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit##*/} && \
-	  echo "installed $${unit##*/}"; }; done
+install: build ## install binaries, units and the sample configuration below $(DESTDIR)$(PREFIX)
+	@./packaging/install.sh '$(DESTDIR)' '$(PREFIX)'
+
+deps: ## show that the daemon links neither runc nor cgo
+	@mkdir -p .cache; CGO_ENABLED=0 go list -tags $(PURE_TAGS) -deps ./cmd/troupe > .cache/deps && echo "$$(wc -l < .cache/deps) packages; of runc: $$(grep -c opencontainers/runc .cache/deps); runtime/cgo: $$(grep -cx runtime/cgo .cache/deps)"
 
 clean: ## remove what make built, the tools too
 	rm -rf bin .cache bench/*.tmp

@@ -216,3 +216,16 @@ func TestActorsDecideAndNeverBlock(t *testing.T) {
 		})
 	}
 }
+
+func TestTheTopLevelHoldsOnlyWhatItShould(t *testing.T) {
+	allowed := strings.Fields("actors messages cri backends supervisor cmd simulations go.mod go.sum Makefile DESIGN.md README.md LICENSE .ci packaging e2e tools bench .git .gitignore .cache bin")
+	entries, err := os.ReadDir("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if !slices.Contains(allowed, e.Name()) {
+			t.Errorf("%s does not belong at the top level", e.Name())
+		}
+	}
+}

@@ -16,7 +16,7 @@ var imageOptions = []Option{
 		oneOf("enforcing", "permissive", "disabled")),
 	honoured("crio.image.big_files_temporary_dir", "", func(c *Config) *string { return &c.Image.TempDir },
 		"Where the image library keeps big temporary files. Empty: /var/tmp.", absolute),
-	honoured("crio.image.pull_progress_timeout", time.Duration(0), func(c *Config) *time.Duration { return &c.Image.PullStall },
+	honoured("crio.image.pull_progress_timeout", 5*time.Minute, func(c *Config) *time.Duration { return &c.Image.PullStall },
 		"End a pull that stood still for so long; 0s: never.", check(notNegative)),
 	known("crio.image.registries", []string{}, "use unqualified-search-registries of registries.conf(5)"),
 	known("crio.image.default_transport", "docker://", "images come from registries"),
