@@ -64,7 +64,6 @@ type container struct {
 
 	creating, starting, stopping, removing waiters
 	kill                                   kill
-	execs                                  int
 }
 
 // createFirst is CreateContainer with what the pod knows.

@@ -17,6 +17,16 @@ type crew struct {
 	self *actor.PID
 	key  string
 	busy map[uint64]busyJob
+	// timers are those that have not fired: of this instance, and of no other.
+	timers map[uint64]timer
+	// ending: this instance is being stopped or restarted. Its children's ends
+	// are then no news.
+	ending bool
+}
+
+type timer struct {
+	then func()
+	stop func()
 }
 
 type busyJob struct {
@@ -36,13 +46,10 @@ type done struct {
 }
 
 // tick is a timer that fired.
-type tick struct {
-	attempt uint64
-	then    func()
-}
+type tick struct{ attempt uint64 }
 
 func (c *crew) start(env *Env, ctx actor.Context, key string) {
-	c.env, c.self, c.key, c.busy = env, ctx.Self(), key, map[uint64]busyJob{}
+	c.env, c.self, c.key, c.busy, c.timers = env, ctx.Self(), key, map[uint64]busyJob{}, map[uint64]timer{}
 }
 
 // do runs f in a worker and then, as a message, in the actor. Jobs of one key
@@ -74,6 +81,16 @@ func (c *crew) finished(m done) {
 	b.then(m)
 }
 
+// fired does what a timer was set for, unless it was called off meanwhile.
+func (c *crew) fired(m tick) {
+	t, mine := c.timers[m.attempt]
+	if !mine {
+		return
+	}
+	delete(c.timers, m.attempt)
+	t.then()
+}
+
 // cancel ends the contexts of all jobs under way; their outcomes still come.
 func (c *crew) cancel() {
 	for _, b := range c.busy {
@@ -84,9 +101,14 @@ func (c *crew) cancel() {
 // after calls f in the actor when d has passed; the returned function calls it
 // off. f must look at the actor's state anew.
 func (c *crew) after(d time.Duration, f func()) (stop func()) {
-	env, self := c.env, c.self
-	t := tick{attempt: env.next(), then: f}
-	return env.Clock.AfterFunc(d, func() { env.send(self, t) })
+	env, self, n := c.env, c.self, c.env.next()
+	c.timers[n] = timer{then: f} // first: it may fire before AfterFunc returns
+	off := env.Clock.AfterFunc(d, func() { env.send(self, tick{n}) })
+	c.timers[n] = timer{then: f, stop: off}
+	return func() {
+		delete(c.timers, n)
+		off()
+	}
 }
 
 // handled deals with the messages every actor with a crew gets.
@@ -95,11 +117,15 @@ func (c *crew) handled(m any) bool {
 	case done:
 		c.finished(m)
 	case tick:
-		m.then()
+		c.fired(m)
 	case *actor.Stopping, *actor.Restarting:
 		// Only in-memory things are let go: the end of an actor never touches
 		// what it owns on the node.
+		c.ending = true
 		c.cancel()
+		for _, t := range c.timers {
+			t.stop()
+		}
 	default:
 		return false
 	}

@@ -62,7 +62,7 @@ func (s *sweeper) sweep() {
 // looked drops what has had no owner for the whole grace. An owner that came
 // since the look is seen here, because actors publish before they take.
 func (s *sweeper) looked(d done) {
-	defer s.after(s.env.Settings.SweepEvery, s.sweep)
+	s.after(s.env.Settings.SweepEvery, s.sweep)
 	s.show("idle")
 	if d.err != nil {
 		s.env.Log.Warn("the node could not be looked through for leftovers", "err", d.err)

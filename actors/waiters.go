@@ -1,6 +1,31 @@
 package actors
 
-import "github.com/asynkron/protoactor-go/actor"
+import (
+	"slices"
+
+	"github.com/asynkron/protoactor-go/actor"
+	"github.com/troupe-run/troupe/messages"
+)
+
+// debtor is an actor that owes answers. When an instance ends before it could
+// give them (a panic, the end of the daemon), it says so to everybody who
+// waits: nobody waits for what will never come. The request itself may have
+// had its effect; whoever asks again joins it.
+type debtor interface{ debts() []*waiters }
+
+// Owes says whether an actor will answer sender itself when it ends; the
+// supervisor asks, so that nobody is answered twice.
+func Owes(a actor.Actor, sender *actor.PID) bool {
+	d, ok := a.(debtor)
+	return ok && slices.ContainsFunc(d.debts(), func(w *waiters) bool { return w.has(sender) })
+}
+
+// settle answers all that an ending instance owes.
+func settle(env *Env, self *actor.PID, d debtor) {
+	for _, w := range d.debts() {
+		w.answer(env, nil, messages.Errorf(messages.Unavailable, "%s ends or starts anew from its journal before it could answer: ask again", self.Id))
+	}
+}
 
 // waiters are senders who get the same answer.
 type waiters []*actor.PID
@@ -17,6 +42,11 @@ func (w *waiters) answer(env *Env, value any, err error) {
 		env.reply(pid, value, err)
 	}
 	*w = nil
+}
+
+// has says whether somebody waits already.
+func (w *waiters) has(sender *actor.PID) bool {
+	return sender != nil && slices.ContainsFunc(*w, func(pid *actor.PID) bool { return pid.Equal(sender) })
 }
 
 // leave forgets one by the name of its reply process; it says whether it waited.

@@ -22,8 +22,9 @@ import (
 	"github.com/troupe-run/troupe/messages"
 )
 
-// program and rootfs are made once: the monitor's binary, and a root file
-// system with a static busybox.
+// program and rootfs are made once: the monitor's binary (unless
+// TROUPE_TEST_MONITOR names one, for a machine without a compiler), and a root
+// file system with a static busybox.
 var program, rootfs string
 
 func TestMain(m *testing.M) {
@@ -34,14 +35,10 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		program, rootfs = filepath.Join(dir, "troupe-monitor"), filepath.Join(dir, "rootfs")
-		build := exec.Command("go", "build", "-tags", "seccomp netgo osusergo", "-ldflags", "-s -w -extldflags -static",
-			"-o", program, "github.com/troupe-run/troupe/cmd/troupe-monitor")
-		if os.Getenv("TROUPE_TEST_RACE") != "" {
-			build.Args = append(build.Args[:2:2], "-race", "-tags", "seccomp netgo osusergo", "-o", program, "github.com/troupe-run/troupe/cmd/troupe-monitor")
-		}
-		build.Env = append(os.Environ(), "CGO_ENABLED=1")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build troupe-monitor: %v\n%s", err, out)
+		if ready := os.Getenv("TROUPE_TEST_MONITOR"); ready != "" {
+			program = ready
+		} else if err := buildMonitor(program); err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 		if err := makeRootfs(rootfs); err != nil {
@@ -50,6 +47,19 @@ func TestMain(m *testing.M) {
 		}
 		return m.Run()
 	}())
+}
+
+func buildMonitor(to string) error {
+	build := exec.Command("go", "build", "-tags", "seccomp netgo osusergo", "-ldflags", "-s -w -extldflags -static",
+		"-o", to, "github.com/troupe-run/troupe/cmd/troupe-monitor")
+	if os.Getenv("TROUPE_TEST_RACE") != "" {
+		build.Args = append(build.Args[:2:2], "-race", "-tags", "seccomp netgo osusergo", "-o", to, "github.com/troupe-run/troupe/cmd/troupe-monitor")
+	}
+	build.Env = append(os.Environ(), "CGO_ENABLED=1")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build troupe-monitor: %w\n%s", err, out)
+	}
+	return nil
 }
 
 func makeRootfs(root string) error {
