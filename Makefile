@@ -17,7 +17,7 @@ TOOLS        := .cache/tools/bin
 RACE := ./messages/... ./actors/... ./supervisor/... ./cri/... ./cmd/troupe/...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test e2e lint bench demo install deps clean tools peers unit race kernel
+.PHONY: help setup build test e2e vm lint bench demo install deps clean tools peers unit race kernel
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ e2e: build tools ## run real containers through crictl, a real registry and real
 
 lint: ## gofumpt, vet, staticcheck, and govulncheck where its database can be reached
 	@./tools/lint.sh '$(PURE_TAGS)' '$(MONITOR_TAGS)'
+
+vm: build tools ## run the end-to-end checks in a Debian guest with systemd and cgroup v2 (as root)
+	@./e2e/vm.sh
 
 bench: build tools peers ## measure Troupe beside containerd; write bench/RESULTS.md (as root)
 	CGO_ENABLED=0 go run -tags $(PURE_TAGS) ./e2e/bench

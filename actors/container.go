@@ -62,8 +62,10 @@ type container struct {
 
 	over bool // nothing is left of it; the pod is about to unlink it
 
-	creating, starting, stopping, removing waiters
-	kill                                   kill
+	creating, starting, stopping, removing, reopening waiters
+	kill                                              kill
+	adopted                                           bool
+	overtook                                          *messages.ProcessState // an exit told while the process was looked for
 }
 
 // createFirst is CreateContainer with what the pod knows.
@@ -100,9 +102,16 @@ func (c *container) Receive(ctx actor.Context) {
 		c.start(c.env, ctx, c.id)
 		if c.env.Index.acts(c.self.Id) { // a restart after a panic
 			c.reread()
+		} else {
+			c.env.Index.putActor(messages.ActorInfo{Path: c.self.Id, Kind: "container", State: "new", Since: c.env.Clock.Now()})
 		}
+	case *actor.Stopping, *actor.Restarting:
+		c.handled(m)
+		settle(c.env, c.self, c)
 	case adoptContainer:
 		c.adopt(m)
+	case noRecord:
+		c.discard()
 	case createFirst:
 		c.onCreate(ctx.Sender(), m)
 	case messages.CreateContainer:
@@ -129,6 +138,10 @@ func (c *container) Receive(ctx actor.Context) {
 			unexpected(c.env, ctx, string(c.state))
 		}
 	}
+}
+
+func (c *container) debts() []*waiters {
+	return []*waiters{&c.creating, &c.starting, &c.stopping, &c.removing, &c.reopening}
 }
 
 // become is the only place that changes the state; see sandbox.become.
@@ -229,7 +242,7 @@ func (c *container) onCreate(sender *actor.PID, m createFirst) {
 	c.creating.join(sender)
 	c.become(messages.ContainerCreating)
 	name := m.Config.GetImage().GetImage()
-	img, ok := c.env.Index.Image(name)
+	img, ok := c.env.Index.takeImage(name, c.id)
 	if !ok {
 		c.first = messages.Errorf(messages.NotFound, "container %s: image %q is not on this node: pull it first", m.Config.GetMetadata().GetName(), name)
 		c.gone()
@@ -246,6 +259,8 @@ func (c *container) onCreateAgain(sender *actor.PID) {
 		c.creating.join(sender)
 	case messages.ContainerCreated:
 		c.env.reply(sender, c.id, nil)
+	case "":
+		c.env.reply(sender, nil, c.notYet())
 	default:
 		m := c.plan.Config.GetMetadata()
 		c.env.reply(sender, nil, messages.Errorf(messages.Exists, "container %s attempt %d exists already as %s and is %s: remove it or raise the attempt",
@@ -337,7 +352,8 @@ func (c *container) unwound() {
 	c.stopping.answer(c.env, nil, err)
 	c.removing.answer(c.env, nil, err)
 	if c.state == messages.ContainerCreating { // shown, so that the kubelet can ask for its removal
-		c.reason, c.message = "StartError", c.first.Error()
+		c.reason, c.message = reasonStartError, c.first.Error()
+		c.process.ExitCode, c.process.ExitedAt = startErrorCode, c.env.Clock.Now()
 		c.become(messages.ContainerExited)
 		c.become(messages.ContainerRemoving)
 		c.journal()

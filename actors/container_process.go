@@ -48,7 +48,7 @@ func (c *container) onStart(sender *actor.PID) {
 	case messages.ContainerRunning:
 		c.env.reply(sender, messages.None{}, nil)
 	case "":
-		c.env.reply(sender, nil, messages.Errorf(messages.Unavailable, "container %s is being recovered: try again", c.id))
+		c.env.reply(sender, nil, c.notYet())
 	default:
 		c.env.reply(sender, nil, messages.Errorf(messages.Precondition, "container %s cannot be started: it is %s", c.id, c.state))
 	}
@@ -91,6 +91,11 @@ func (c *container) startFailed(err error) {
 // rest is known, or asked for when it is needed.
 func (c *container) onFact(st messages.ProcessState) {
 	switch c.state {
+	case "": // its process is being looked for: the answer may be older than this
+		if st.Status == messages.ProcessExited {
+			c.overtook = &st
+		}
+		return
 	case messages.ContainerCreated, messages.ContainerStarting, messages.ContainerRunning, messages.ContainerStopping:
 	default:
 		return
@@ -169,6 +174,9 @@ func (c *container) onStop(sender *actor.PID, grace time.Duration) {
 		return
 	}
 	c.stopping.join(sender)
+	if c.state == messages.ContainerCreated {
+		grace = 0 // nothing of the user's runs that could use it
+	}
 	due := c.env.Clock.Now().Add(grace)
 	if !c.kill.deadline.IsZero() && !due.Before(c.kill.deadline) {
 		return // a stop with a shorter grace is under way
@@ -241,12 +249,33 @@ func (c *container) ask() {
 // --- logs ---
 
 func (c *container) onReopen(sender *actor.PID) {
-	if c.state != messages.ContainerRunning && c.state != messages.ContainerStopping {
-		c.env.reply(sender, nil, messages.Errorf(messages.Precondition, "the log of container %s cannot be reopened: it is %s, not running", c.id, c.state))
+	if err := c.mustRun("its log cannot be reopened"); err != nil {
+		c.env.reply(sender, nil, err)
 		return
 	}
 	pod, id := c.pod, c.id
+	c.reopening.join(sender)
 	c.do(Job{Key: id + "/log", Lane: LaneProbe, Name: "reopen log", Limit: c.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
 		return nil, c.env.Node.Runtime.ReopenLog(ctx, pod, id)
-	}, func(d done) { c.env.reply(sender, messages.None{}, d.err) })
+	}, func(d done) {
+		if c.reopening.leave(sender) {
+			c.env.reply(sender, messages.None{}, d.err)
+		}
+	})
+}
+
+// mustRun refuses what only a living container can do.
+func (c *container) mustRun(otherwise string) error {
+	switch c.state {
+	case messages.ContainerRunning, messages.ContainerStopping:
+		return nil
+	case "":
+		return c.notYet()
+	}
+	return messages.Errorf(messages.Precondition, "container %s is %s, not running: %s", c.id, c.state, otherwise)
+}
+
+// notYet is the answer of a container whose process is being looked for.
+func (c *container) notYet() error {
+	return messages.Errorf(messages.Unavailable, "container %s is being recovered: try again", c.id)
 }

@@ -27,7 +27,7 @@ func (c *container) reread() {
 		case d.err == nil:
 			c.adopt(adoptContainer{rec: d.value.(containerRecord)})
 		case messages.KindOf(d.err) == messages.NotFound:
-			c.gone()
+			c.discard()
 		default:
 			c.env.Log.Error("a container could not be recovered and will be tried again", "pod", c.pod, "container", c.id, "err", d.err)
 			c.after(backoff(c.env.Settings, c.tries), c.reread)
@@ -36,12 +36,36 @@ func (c *container) reread() {
 	})
 }
 
+// noRecord tells a container that its record is lost.
+type noRecord struct{}
+
+// discard removes a container whose record is lost: what it has on the node goes
+// by its id, and nothing can be shown or done of it any more.
+func (c *container) discard() {
+	if c.adopted || c.state != "" {
+		return
+	}
+	c.adopted = true
+	c.plan = containerPlan{ID: c.id, Pod: c.pod}
+	if s, ok := c.env.Index.container(c.id); ok {
+		c.plan.Config, c.plan.CreatedAt = s.Config, s.CreatedAt
+	}
+	c.walk.Done = nil
+	for _, s := range containerSteps {
+		c.walk.Done = append(c.walk.Done, s.name)
+	}
+	c.env.Log.Error("the record of a container is lost: it is removed", "pod", c.pod, "container", c.id)
+	c.become(messages.ContainerRemoving)
+	c.unwind(false)
+}
+
 // adopt takes the container up where its record left it. How its process is,
 // the monitor knows better than the record.
 func (c *container) adopt(m adoptContainer) {
-	if c.state != "" {
-		return // it lives: only its parent was restarted
+	if c.adopted || c.state != "" {
+		return // by its parent and by itself, after a panic at the wrong moment
 	}
+	c.adopted = true
 	c.conf, c.plan, c.walk.Done = m.rec.Config, m.rec.Plan, m.rec.Done
 	c.plan.pod = m.pod
 	c.process, c.reason, c.message = m.rec.Process, m.rec.Reason, m.rec.Message
@@ -52,8 +76,10 @@ func (c *container) adopt(m adoptContainer) {
 		c.unwind(true)
 	case messages.ContainerExited:
 		c.become(messages.ContainerExited)
+		c.afterExit() // somebody may have asked for it meanwhile
 	case messages.ContainerRemoving:
 		c.become(messages.ContainerRemoving)
+		c.stopping.answer(c.env, messages.None{}, nil)
 		c.unwind(false)
 	default:
 		c.findProcess()
@@ -74,6 +100,10 @@ func (c *container) findProcess() {
 			return
 		}
 		c.tries = 0
+		if c.overtook != nil {
+			c.found(*c.overtook)
+			return
+		}
 		c.found(d.value.(messages.ProcessState))
 	})
 }
@@ -94,9 +124,7 @@ func (c *container) found(st messages.ProcessState) {
 	default:
 		panic(fmt.Sprintf("container %s: process status %q", c.id, st.Status))
 	}
-	if len(c.removing) > 0 && c.state != messages.ContainerRemoving {
-		c.onRemove(nil)
-	} else if c.kill.asked() {
+	if c.kill.asked() { // meanwhile, and perhaps for a removal
 		c.pursue()
 	}
 }

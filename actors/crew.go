@@ -48,6 +48,12 @@ type done struct {
 // tick is a timer that fired.
 type tick struct{ attempt uint64 }
 
+// Ending says whether this instance is being stopped or restarted, its children
+// with it. A child that failed meanwhile must then not be restarted: the
+// library would forget that it was told to stop, and its parent would wait for
+// it without end.
+func (c *crew) Ending() bool { return c.ending }
+
 func (c *crew) start(env *Env, ctx actor.Context, key string) {
 	c.env, c.self, c.key, c.busy, c.timers = env, ctx.Self(), key, map[uint64]busyJob{}, map[uint64]timer{}
 }

@@ -22,6 +22,8 @@ type images struct {
 	listing bool          // a look at the store is under way
 	wanted  []func(error) // told after the next look that begins from now on
 	told    []func(error) // told after the one under way
+
+	callers waiters // who wait for a look at the store or for a removal
 }
 
 // pullDone is a pull's end; the callers are answered when the list is new, so
@@ -55,7 +57,12 @@ func (i *images) Receive(ctx actor.Context) {
 	case *actor.Started:
 		i.start(i.env, ctx, "images")
 		i.env.Index.putActor(messages.ActorInfo{Path: ctx.Self().Id, Kind: "images", State: "ready", Since: i.env.Clock.Now()})
+		// What an earlier instance was removing may be taken when that has ended.
+		i.do(Job{Lane: LaneRead, Name: "begin"}, func(context.Context) (any, error) { return nil, nil }, func(done) { i.env.Index.offerImages() })
 		i.round()
+	case *actor.Stopping, *actor.Restarting:
+		i.handled(m)
+		settle(i.env, i.self, i)
 	case *actor.Terminated:
 		i.childEnded(m.Who)
 	case *actor.Stopped:
@@ -66,7 +73,8 @@ func (i *images) Receive(ctx actor.Context) {
 		i.onRemove(ctx.Sender(), m.Ref)
 	case messages.RefreshImages:
 		sender := ctx.Sender()
-		i.refresh(func(err error) { i.env.reply(sender, messages.None{}, err) })
+		i.callers.join(sender)
+		i.refresh(func(err error) { i.answer(sender, messages.None{}, err) })
 	case messages.Abandon:
 		for _, key := range sortedKeys(i.pulls) {
 			ctx.Send(i.pulls[key], m)
@@ -88,6 +96,14 @@ func (i *images) Receive(ctx actor.Context) {
 		if !i.handled(m) {
 			unexpected(i.env, ctx, "ready")
 		}
+	}
+}
+
+func (i *images) debts() []*waiters { return []*waiters{&i.callers} }
+
+func (i *images) answer(caller *actor.PID, value any, err error) {
+	if i.callers.leave(caller) {
+		i.env.reply(caller, value, err)
 	}
 }
 
@@ -125,7 +141,12 @@ func (i *images) onPullDone(ctx actor.Context, m pullDone) {
 		m.callers.answer(i.env, nil, m.err)
 		return
 	}
-	i.refresh(func(error) { m.callers.answer(i.env, m.image.ID, nil) })
+	i.callers = append(i.callers, m.callers...)
+	i.refresh(func(error) {
+		for _, caller := range m.callers {
+			i.answer(caller, m.image.ID, nil)
+		}
+	})
 }
 
 // onLayer joins the download under way, or begins one.
@@ -146,8 +167,8 @@ func (i *images) onLayer(ctx actor.Context, m needLayer) {
 	ctx.Forward(pid)
 }
 
-// childEnded: a pull or layer that was given up after panics. Its callers'
-// deadlines, and a retry, deal with it.
+// childEnded: a pull or layer that was given up after panics. It has told those
+// who waited; the next who asks begins anew.
 func (i *images) childEnded(who *actor.PID) {
 	for _, m := range []map[string]*actor.PID{i.pulls, i.layers} {
 		for key, pid := range m {
@@ -161,20 +182,22 @@ func (i *images) childEnded(who *actor.PID) {
 // onRemove refuses an image in use: the kubelet collects only unused ones, and
 // a container's root lies on its image's layers.
 func (i *images) onRemove(sender *actor.PID, ref string) {
-	i.refresh(func(error) {
+	i.callers.join(sender)
+	i.refresh(func(err error) {
 		img, ok := i.env.Index.Image(ref)
-		if !ok {
-			i.env.reply(sender, messages.None{}, nil)
+		if err != nil || !ok {
+			i.answer(sender, messages.None{}, err)
 			return
 		}
-		if users := i.env.Index.imageUsers(img.ID); len(users) > 0 {
-			i.env.reply(sender, nil, messages.Errorf(messages.Precondition, "image %s is used by container %s: remove it first", ref, users[0]))
+		if user, free := i.env.Index.withdrawImage(img.ID); !free {
+			i.answer(sender, messages.None{}, messages.Errorf(messages.Precondition, "image %s is used by container %s: remove it first", ref, user))
 			return
 		}
 		i.do(Job{Lane: LaneImage, Name: "remove " + img.ID, Limit: i.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
 			return nil, i.env.Node.Images.Remove(ctx, img.ID)
 		}, func(d done) {
-			i.refresh(func(error) { i.env.reply(sender, messages.None{}, d.err) })
+			i.env.Index.offerImages(img.ID)
+			i.refresh(func(error) { i.answer(sender, messages.None{}, d.err) })
 		})
 	})
 }

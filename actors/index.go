@@ -2,6 +2,7 @@ package actors
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -25,6 +26,8 @@ type Index struct {
 	actors     map[string]messages.ActorInfo
 	restarts   map[string]int
 	mailboxes  map[string]func() int
+	taken      map[string]string // container → the image it is being made from
+	withdrawn  map[string]bool   // images that are being removed: nobody may take them
 
 	podList       []*messages.PodSnapshot       // nil: to be made
 	containerList []*messages.ContainerSnapshot // nil: to be made
@@ -39,6 +42,7 @@ func NewIndex() *Index {
 		pods: map[string]*messages.PodSnapshot{}, containers: map[string]*messages.ContainerSnapshot{},
 		pulls: map[string]messages.PullProgress{}, actors: map[string]messages.ActorInfo{},
 		restarts: map[string]int{}, mailboxes: map[string]func() int{},
+		taken: map[string]string{}, withdrawn: map[string]bool{},
 		network: starting, runtime: starting,
 	}
 }
@@ -68,6 +72,7 @@ func (x *Index) dropContainer(id string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	delete(x.containers, id)
+	delete(x.taken, id)
 	x.containerList = nil
 }
 
@@ -153,18 +158,52 @@ func (x *Index) container(id string) (*messages.ContainerSnapshot, bool) {
 	return c, ok
 }
 
-// imageUsers are the containers that are made from an image.
-func (x *Index) imageUsers(image string) []string {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	var ids []string
+// takeImage finds the image a container is to be made from. From then on the
+// image cannot be withdrawn: there is no moment between the two.
+func (x *Index) takeImage(ref, container string) (messages.Image, bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	img, ok := findImage(x.images, ref)
+	if !ok || x.withdrawn[img.ID] {
+		return messages.Image{}, false
+	}
+	x.taken[container] = img.ID
+	return img, true
+}
+
+// withdrawImage lets nobody take the image any more, unless a container is made
+// from it: then it names one.
+func (x *Index) withdrawImage(image string) (user string, free bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	users := map[string]bool{}
 	for id, c := range x.containers {
 		if c.ImageID == image {
-			ids = append(ids, id)
+			users[id] = true
 		}
 	}
-	slices.Sort(ids)
-	return ids
+	for id := range x.taken {
+		if x.taken[id] == image {
+			users[id] = true
+		}
+	}
+	if len(users) > 0 {
+		return sortedKeys(users)[0], false
+	}
+	x.withdrawn[image] = true
+	return "", true
+}
+
+// offerImages ends that: the image is gone, or its removal failed.
+func (x *Index) offerImages(images ...string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, id := range images {
+		delete(x.withdrawn, id)
+	}
+	if len(images) == 0 {
+		clear(x.withdrawn)
+	}
 }
 
 // --- messages.View ---
@@ -253,6 +292,21 @@ func (x *Index) ContainersOf(pod string) []*messages.ContainerSnapshot {
 	return of
 }
 
+// Everything implements messages.View.
+func (x *Index) Everything() ([]*messages.PodSnapshot, map[string][]*messages.ContainerSnapshot) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	pods := slices.SortedFunc(maps.Values(x.pods), func(a, b *messages.PodSnapshot) int {
+		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
+	})
+	of := map[string][]*messages.ContainerSnapshot{}
+	for _, id := range sortedKeys(x.containers) {
+		c := x.containers[id]
+		of[c.Pod] = append(of[c.Pod], c)
+	}
+	return pods, of
+}
+
 // Images implements messages.View.
 func (x *Index) Images() []messages.Image {
 	x.mu.RLock()
@@ -318,6 +372,19 @@ func sortedKeys[V any](m map[string]V) []string {
 	}
 	slices.Sort(keys)
 	return keys
+}
+
+// containerIDs are all containers there are of a pod, listed or not.
+func (x *Index) containerIDs(pod string) []string {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	var ids []string
+	for _, id := range sortedKeys(x.containers) {
+		if x.containers[id].Pod == pod {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // podIDs are all pods there are, listed or not.

@@ -17,6 +17,7 @@ type layer struct {
 	crew
 	layer backends.Layer
 	pulls waiters
+	by    *actor.PID // the pull whose credentials are used
 	since time.Time
 	over  bool // or cancelled, and about to be
 }
@@ -32,10 +33,16 @@ func (l *layer) Receive(ctx actor.Context) {
 		l.start(l.env, ctx, ctx.Self().Id)
 	case *actor.Stopped:
 		l.env.Index.dropActor(ctx.Self().Id)
+	case *actor.Restarting: // the pulls ask again
+		l.handled(m)
+		l.tell(errLayerEnding)
+	case *actor.Stopping:
+		l.handled(m)
+		l.tell(messages.Errorf(messages.Unavailable, "%s was ended before it had the layer: pull again", ctx.Self().Id))
 	case needLayer:
 		l.onNeed(ctx.Sender(), m)
 	case layerUnwanted:
-		if l.pulls.leave(m.by.Id) && len(l.pulls) == 0 && !l.over {
+		if l.pulls.leave(m.by) && len(l.pulls) == 0 && !l.over {
 			l.over = true
 			l.cancel() // its outcome ends this actor
 		}
@@ -59,7 +66,7 @@ func (l *layer) onNeed(sender *actor.PID, m needLayer) {
 	if len(l.busy) > 0 {
 		return
 	}
-	l.layer, l.since = m.layer, l.env.Clock.Now()
+	l.layer, l.by, l.since = m.layer, sender, l.env.Clock.Now()
 	l.env.Index.putActor(messages.ActorInfo{Path: l.self.Id, Kind: "layer", State: "fetching", Since: l.since})
 	l.fetch(m)
 }
@@ -82,13 +89,20 @@ func (l *layer) fetch(m needLayer) {
 // were used; the others ask again, and the download begins with theirs.
 func (l *layer) fetched(d done) {
 	l.over = true
-	for i, pid := range l.pulls {
-		err := d.err
-		if err != nil && i > 0 {
-			err = errLayerEnding
+	if d.err != nil {
+		if l.pulls.leave(l.by) {
+			l.env.send(l.by, layerDone{digest: l.layer.Digest, err: d.err})
 		}
+		l.tell(errLayerEnding)
+	}
+	l.tell(nil)
+	l.env.send(l.env.images, layerGone{digest: l.layer.Digest})
+}
+
+// tell says to all pulls that still wait how it ended.
+func (l *layer) tell(err error) {
+	for _, pid := range l.pulls {
 		l.env.send(pid, layerDone{digest: l.layer.Digest, err: err})
 	}
 	l.pulls = nil
-	l.env.send(l.env.images, layerGone{digest: l.layer.Digest})
 }

@@ -14,11 +14,12 @@ import (
 // connection and are tried again by whom they matter to.
 type monitor struct {
 	crew
-	tries int
+	tries      int
+	connection uint64 // the number of the present one; 0: none
 }
 
 // connected says that the states of all processes have been told.
-type connected struct{ attempt uint64 }
+type connected struct{ connection uint64 }
 
 func newMonitor(env *Env) actor.Producer {
 	return func() actor.Actor { return &monitor{crew: crew{env: env}} }
@@ -33,7 +34,7 @@ func (m *monitor) Receive(ctx actor.Context) {
 	case *actor.Stopped:
 		m.env.Index.dropActor(ctx.Self().Id)
 	case connected:
-		if _, mine := m.busy[msg.attempt]; mine {
+		if msg.connection == m.connection {
 			m.tries = 0
 			m.show("connected", messages.Condition{OK: true})
 		}
@@ -48,14 +49,16 @@ func (m *monitor) connect() {
 	m.show("connecting", messages.Condition{Reason: "MonitorNotConnected", Message: "troupe is connecting to troupe-monitor"})
 	env, self, node := m.env, m.self, m.env.nodePID
 	fact := func(st messages.ProcessState) { env.send(node, processFact{st}) }
-	attempt := env.attempts.Load() + 1 // the number do takes
+	n := env.next()
+	m.connection = n
 	m.do(Job{Lane: LaneWatch, Name: "connection"}, func(ctx context.Context) (any, error) {
-		return nil, env.Node.Runtime.Connect(ctx, fact, func() { env.send(self, connected{attempt}) })
+		return nil, env.Node.Runtime.Connect(ctx, fact, func() { env.send(self, connected{n}) })
 	}, m.lost)
 }
 
 // lost tries again, soon at first: the processes live on without us.
 func (m *monitor) lost(d done) {
+	m.connection = 0
 	if errors.Is(d.err, context.Canceled) {
 		return
 	}

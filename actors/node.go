@@ -19,8 +19,9 @@ type node struct {
 	loaded  bool
 	waiting []postponed // requests that came before the journal was read
 	pods    map[string]*actor.PID
-	names   map[string]string // pod name → id
-	ready   func(error)       // told once, when requests are served
+	names   map[string]string      // pod name → id
+	broken  map[string][]postponed // pods whose actor was given up, with what waits for them
+	ready   func(error)            // told when requests are served
 }
 
 type postponed struct {
@@ -28,12 +29,12 @@ type postponed struct {
 	m      any
 }
 
-// NewNode is the root of the tree. ready is called once, when the journal has
-// been read and every pod in it is listed, or with the error that keeps the
-// daemon from starting.
+// NewNode is the root of the tree. ready is called when the journal has been
+// read and every pod in it is listed, or with the error that keeps the daemon
+// from starting; after a panic of this actor, again. It must not block.
 func NewNode(env *Env, ready func(error)) actor.Producer {
 	return func() actor.Actor {
-		return &node{crew: crew{env: env}, pods: map[string]*actor.PID{}, names: map[string]string{}, ready: ready}
+		return &node{crew: crew{env: env}, pods: map[string]*actor.PID{}, names: map[string]string{}, broken: map[string][]postponed{}, ready: ready}
 	}
 }
 
@@ -42,16 +43,19 @@ func (n *node) Receive(ctx actor.Context) {
 	switch m := ctx.Message().(type) {
 	case *actor.Started:
 		n.begin(ctx)
+	case *actor.Stopping, *actor.Restarting:
+		n.handled(m)
+		settle(n.env, n.self, n)
 	case *actor.Terminated:
-		n.podEnded(m.Who)
+		n.childEnded(ctx, m.Who)
 	case *actor.Stopped:
 		n.env.Index.dropActor(ctx.Self().Id)
 	case podGone:
 		n.onGone(ctx, m)
-	case reopen:
-		n.pods[m.pod] = n.spawn(ctx, "sandbox-"+m.pod, newSandbox(n.env, m.pod))
-		ctx.Send(n.pods[m.pod], adopt{})
 	case processFact:
+		if _, broken := n.broken[m.Pod]; broken {
+			return // it will ask for the truth
+		}
 		if pid, ok := n.pods[m.Pod]; ok {
 			ctx.Send(pid, m)
 		}
@@ -76,9 +80,24 @@ func (n *node) begin(ctx actor.Context) {
 	n.start(n.env, ctx, "node")
 	n.env.nodePID = ctx.Self()
 	n.publish("loading")
-	n.env.events = n.spawn(ctx, "events", newEvents(n.env))
-	n.env.images = n.spawn(ctx, "images", newImages(n.env))
-	n.spawn(ctx, "monitor", newMonitor(n.env))
+	n.env.events = n.serve(ctx, "events")
+	n.env.images = n.serve(ctx, "images")
+	n.serve(ctx, "monitor")
+	n.read(ctx)
+}
+
+// services are the actors there is one of.
+var services = map[string]func(*Env) actor.Producer{
+	"events": newEvents, "images": newImages, "monitor": newMonitor, "network": newNetwork, "sweeper": newSweeper,
+}
+
+func (n *node) serve(ctx actor.Context, name string) *actor.PID {
+	return n.spawn(ctx, name, services[name](n.env))
+}
+
+// read reads the journal. At daemon start an error ends the daemon; after a
+// panic of this actor there is nothing to do but to try again.
+func (n *node) read(ctx actor.Context) {
 	n.do(Job{Lane: LaneRead, Name: "load journal", Limit: n.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
 		records, damaged, err := n.env.Node.Journal.Load(ctx)
 		for _, d := range damaged {
@@ -86,11 +105,13 @@ func (n *node) begin(ctx actor.Context) {
 		}
 		return adopt{records: records, damaged: len(damaged) > 0}, err
 	}, func(d done) {
-		if d.err == nil {
+		if d.err != nil {
+			n.env.Log.Error("the journal could not be read and is tried again", "err", d.err)
+			n.after(n.env.Settings.RetryMax, func() { n.read(ctx) })
+		} else {
 			n.load(ctx, d.value.(adopt))
 		}
 		n.ready(d.err)
-		n.ready = func(error) {}
 	})
 }
 
@@ -131,8 +152,8 @@ func (n *node) load(ctx actor.Context, found adopt) {
 		ctx.Send(n.pods[id], adopt{records: byPod[id], damaged: found.damaged})
 	}
 	// These two take from the node what no pod owns: not before all pods are known.
-	n.spawn(ctx, "network", newNetwork(n.env))
-	n.spawn(ctx, "sweeper", newSweeper(n.env))
+	n.serve(ctx, "network")
+	n.serve(ctx, "sweeper")
 	n.loaded = true
 	n.publish("ready")
 	for _, p := range n.waiting {
@@ -175,7 +196,10 @@ func (n *node) route(ctx actor.Context, sender *actor.PID, m any) {
 	root := n.env.System.Root
 	switch m := m.(type) {
 	case messages.RunPod:
-		root.RequestWithCustomSender(n.podFor(ctx, m), m, sender)
+		pid := n.podFor(ctx, m)
+		if !n.waitFor(n.names[nameOf(m.Config)], sender, m) {
+			root.RequestWithCustomSender(pid, m, sender)
+		}
 	case messages.StopPod:
 		n.toPod(sender, m.Pod, m, true)
 	case messages.RemovePod:
@@ -214,6 +238,7 @@ func (n *node) podFor(ctx actor.Context, m messages.RunPod) *actor.PID {
 func (n *node) toPod(sender *actor.PID, pod string, m any, idempotent bool) {
 	pid, ok := n.pods[pod]
 	switch {
+	case n.waitFor(pod, sender, m):
 	case ok:
 		n.env.System.Root.RequestWithCustomSender(pid, m, sender)
 	case idempotent:
@@ -239,26 +264,68 @@ func (n *node) onGone(ctx actor.Context, m podGone) {
 	m.callers.answer(n.env, messages.None{}, nil)
 }
 
-// podEnded: the supervisor gave a pod up after repeated panics. It is shown
-// NotReady with that reason, and taken up again from its record in a while;
-// its containers run on.
-func (n *node) podEnded(who *actor.PID) {
+// childEnded deals with an actor that its supervisor gave up after repeated
+// panics. A pod is shown NotReady with that reason, and taken up again from its
+// record in a while; its containers run on, and what is asked of it meanwhile
+// waits: nobody may be told that it has stopped.
+func (n *node) childEnded(ctx actor.Context, who *actor.PID) {
+	if n.ending {
+		return
+	}
+	wait := n.env.Settings.RetryMax
 	for _, id := range sortedKeys(n.pods) {
 		if n.pods[id].Id != who.Id {
 			continue
 		}
-		n.env.Log.Error("a sandbox actor was given up after repeated panics", "pod", id)
+		n.env.Log.Error("a sandbox actor was given up after repeated panics; it is taken up again from its record", "pod", id, "in", wait)
+		n.broken[id] = []postponed{}
 		if p, ok := n.env.Index.pod(id); ok {
-			broken := *p
-			broken.State, broken.Reason = messages.PodNotReady, "its actor panicked repeatedly; it is read again from its record"
-			n.env.Index.putPod(&broken)
+			shown := *p
+			shown.State, shown.Reason = messages.PodNotReady, "its actor panicked repeatedly; it is read again from its record"
+			n.env.Index.putPod(&shown)
 		}
-		n.after(n.env.Settings.RetryMax, func() { n.env.send(n.self, reopen{id}) })
+		n.after(wait, func() { n.reopen(ctx, id) })
+	}
+	for name := range services {
+		if who.Id == n.self.Id+"/"+name {
+			n.env.Log.Error("an actor was given up after repeated panics; it is started anew", "actor", who.Id, "in", wait)
+			n.after(wait, func() { n.serve(ctx, name) })
+		}
 	}
 }
 
-// reopen takes up again a pod whose actor was given up.
-type reopen struct{ pod string }
+// reopen gives a pod a new actor, and it what waited.
+func (n *node) reopen(ctx actor.Context, pod string) {
+	kept := n.broken[pod]
+	delete(n.broken, pod)
+	n.pods[pod] = n.spawn(ctx, "sandbox-"+pod, newSandbox(n.env, pod))
+	ctx.Send(n.pods[pod], adopt{})
+	for _, p := range kept {
+		n.env.System.Root.RequestWithCustomSender(n.pods[pod], p.m, p.sender)
+	}
+}
+
+// waitFor keeps a message for a pod whose actor was given up.
+func (n *node) waitFor(pod string, sender *actor.PID, m any) bool {
+	kept, broken := n.broken[pod]
+	if broken {
+		n.broken[pod] = append(kept, postponed{sender, m})
+	}
+	return broken
+}
+
+func (n *node) debts() []*waiters {
+	held := waiters{}
+	for _, p := range n.waiting {
+		held.join(p.sender)
+	}
+	for _, id := range sortedKeys(n.broken) {
+		for _, p := range n.broken[id] {
+			held.join(p.sender)
+		}
+	}
+	return []*waiters{&held}
+}
 
 // unexpected answers what a state does not know: the library would drop it.
 func unexpected(env *Env, ctx actor.Context, state string) {

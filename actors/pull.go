@@ -65,6 +65,9 @@ func (p *pull) Receive(ctx actor.Context) {
 	case *actor.Stopped:
 		p.env.Index.dropPull(p.name)
 		p.env.Index.dropActor(p.name)
+	case *actor.Stopping, *actor.Restarting:
+		p.handled(m)
+		settle(p.env, p.self, p)
 	case messages.PullImage:
 		p.onCaller(ctx.Sender())
 	case messages.Abandon:
@@ -77,12 +80,18 @@ func (p *pull) Receive(ctx actor.Context) {
 		}
 	case layerDone:
 		p.onLayer(m)
+	case messages.Reply: // from the supervisor: who was asked for a layer panicked
+		for _, digest := range sortedKeys(p.missing) {
+			p.onLayer(layerDone{digest: digest, err: errLayerEnding})
+		}
 	default:
 		if !p.handled(m) {
 			unexpected(p.env, ctx, p.state)
 		}
 	}
 }
+
+func (p *pull) debts() []*waiters { return []*waiters{&p.callers} }
 
 func (p *pull) onCaller(sender *actor.PID) {
 	if p.over { // it ended while this caller was on its way: the next pull is quick
@@ -96,7 +105,11 @@ func (p *pull) onCaller(sender *actor.PID) {
 // onAbandon ends a pull that nobody waits for. A commit is let finish: the
 // bytes are here.
 func (p *pull) onAbandon(caller string) {
-	if !p.callers.leave(caller) || len(p.callers) > 0 || p.over || p.state == "committing" {
+	if !p.callers.leave(actor.NewPID(p.self.Address, caller)) || p.over {
+		return
+	}
+	if len(p.callers) > 0 || p.state == "committing" {
+		p.publish()
 		return
 	}
 	p.cancel()

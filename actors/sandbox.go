@@ -55,6 +55,7 @@ type sandbox struct {
 	conf  []byte // the config as the journal keeps it
 
 	recovering bool        // what it has is being found out
+	pauseGone  bool        // its pause was seen to exit
 	over       bool        // nothing is left of it; the node is about to unlink it
 	postponed  []postponed // requests that came meanwhile
 
@@ -66,7 +67,8 @@ type sandbox struct {
 
 	running, stopping, removing waiters
 	children                    map[string]*actor.PID
-	names                       map[string]string // container name and attempt → id
+	broken                      map[string][]postponed // children given up, with what waits for them
+	names                       map[string]string      // container name and attempt → id
 }
 
 // adopt hands a pod its records after the daemon's death; without records it
@@ -97,7 +99,7 @@ type podGone struct {
 func newSandbox(env *Env, id string) actor.Producer {
 	return func() actor.Actor {
 		return &sandbox{
-			crew: crew{env: env}, id: id, children: map[string]*actor.PID{}, names: map[string]string{},
+			crew: crew{env: env}, id: id, children: map[string]*actor.PID{}, names: map[string]string{}, broken: map[string][]postponed{},
 			walk: walk[podPlan]{steps: podSteps},
 		}
 	}
@@ -114,11 +116,18 @@ func (s *sandbox) Receive(ctx actor.Context) {
 		s.start(s.env, ctx, s.id)
 		if s.env.Index.acts(s.self.Id) { // a restart after a panic
 			s.recover(ctx, adopt{})
+		} else {
+			s.env.Index.putActor(messages.ActorInfo{Path: s.self.Id, Kind: "sandbox", State: "new", Since: s.env.Clock.Now()})
 		}
+	case *actor.Stopping, *actor.Restarting:
+		s.handled(m)
+		settle(s.env, s.self, s)
 	case *actor.Terminated:
-		s.childEnded(m.Who)
+		s.childEnded(ctx, m.Who)
 	case adopt:
-		s.recover(ctx, m)
+		if s.state == "" && !s.recovering {
+			s.recover(ctx, m)
+		}
 	case messages.RunPod:
 		s.onRun(ctx, m)
 	case messages.StopPod:
@@ -143,6 +152,19 @@ func (s *sandbox) Receive(ctx actor.Context) {
 			unexpected(s.env, ctx, string(s.state))
 		}
 	}
+}
+
+func (s *sandbox) debts() []*waiters {
+	held := waiters{}
+	for _, p := range s.postponed {
+		held.join(p.sender)
+	}
+	for _, id := range sortedKeys(s.broken) {
+		for _, p := range s.broken[id] {
+			held.join(p.sender)
+		}
+	}
+	return []*waiters{&s.running, &s.stopping, &s.removing, &held}
 }
 
 // become is the only place that changes the state. It checks the edge against
@@ -276,6 +298,7 @@ func (s *sandbox) forth() {
 	if st == nil {
 		s.become(messages.PodReady, "")
 		s.running.answer(s.env, s.id, nil)
+		s.pauseExited()
 		return
 	}
 	s.step = st.name
@@ -364,9 +387,7 @@ func (s *sandbox) unwound(to phase) {
 		s.gone()
 		return
 	}
-	if s.plan.Namespaces != (messages.Namespaces{}) {
-		s.plan.Namespaces = messages.Namespaces{}
-	}
+	s.plan.Namespaces, s.plan.IPs = messages.Namespaces{}, nil
 	s.become(messages.PodNotReady, "stopped")
 	s.journal()
 	s.stopping.answer(s.env, messages.None{}, nil)
@@ -480,11 +501,20 @@ func (s *sandbox) onFact(ctx actor.Context, st messages.ProcessState) {
 	if st.Status != messages.ProcessExited && st.Status != messages.ProcessGone {
 		return
 	}
-	if s.state == messages.PodReady {
-		s.become(messages.PodNotReady, "the pause process that holds the pod's PID namespace has exited")
+	s.pauseGone = true
+	s.pauseExited()
+}
+
+// pauseExited shows a ready pod as what it is without its pause. The exit can
+// be told before the outcome of the step that started it.
+func (s *sandbox) pauseExited() {
+	if s.pauseGone && s.state == messages.PodReady {
+		s.become(messages.PodNotReady, lostPause)
 		s.journal()
 	}
 }
+
+const lostPause = "the pause process that holds the pod's PID namespace has exited"
 
 func podName(c *runtime.PodSandboxConfig) string {
 	m := c.GetMetadata()

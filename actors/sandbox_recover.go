@@ -28,7 +28,7 @@ func (s *sandbox) recover(ctx actor.Context, m adopt) {
 	}, func(d done) {
 		if d.err != nil {
 			s.env.Log.Error("a pod could not be recovered and will be tried again", "pod", s.id, "err", d.err)
-			s.after(backoff(s.env.Settings, s.tries), func() { s.env.send(s.self, adopt{}) })
+			s.after(backoff(s.env.Settings, s.tries), func() { s.recover(ctx, adopt{}) })
 			s.tries++
 			return
 		}
@@ -83,6 +83,11 @@ func (s *sandbox) resume(f found, spawn func(string) *actor.PID) {
 		}
 	}
 	s.plan.Children = s.childIDs()
+	for _, id := range s.env.Index.containerIDs(s.id) { // shown by an earlier instance
+		if s.children[id] == nil {
+			s.env.send(spawn(id), noRecord{})
+		}
+	}
 	if f.damaged && !slices.Contains(s.walk.Done, "strays") {
 		s.walk.Done = append(s.walk.Done, "strays")
 		defer s.journal()
@@ -114,8 +119,8 @@ func (s *sandbox) lost(f found) string {
 	if s.plan.Namespaces.Network != "" && !f.pinned {
 		return "the pod's namespaces are gone: the node was restarted"
 	}
-	if !hasNoPause(&s.plan) && f.pause.Status != messages.ProcessRunning {
-		return "the pause process that holds the pod's PID namespace has exited"
+	if !hasNoPause(&s.plan) && (s.pauseGone || f.pause.Status != messages.ProcessRunning) {
+		return lostPause
 	}
 	return ""
 }

@@ -16,9 +16,27 @@ type debtor interface{ debts() []*waiters }
 // Owes says whether an actor will answer sender itself when it ends; the
 // supervisor asks, so that nobody is answered twice.
 func Owes(a actor.Actor, sender *actor.PID) bool {
+	if o, ok := a.(interface{ Owes(*actor.PID) bool }); ok { // it stands before another
+		return o.Owes(sender)
+	}
 	d, ok := a.(debtor)
 	return ok && slices.ContainsFunc(d.debts(), func(w *waiters) bool { return w.has(sender) })
 }
+
+// Carried are those a message of ours answers when it is dealt with; the
+// supervisor answers them when that ends in a panic.
+func Carried(message any) (callers []*actor.PID) {
+	if d, ok := message.(debtor); ok {
+		for _, w := range d.debts() {
+			callers = append(callers, *w...)
+		}
+	}
+	return callers
+}
+
+func (m podGone) debts() []*waiters       { return []*waiters{&m.callers, &m.starters} }
+func (m containerGone) debts() []*waiters { return []*waiters{&m.callers, &m.started} }
+func (m pullDone) debts() []*waiters      { return []*waiters{&m.callers} }
 
 // settle answers all that an ending instance owes.
 func settle(env *Env, self *actor.PID, d debtor) {
@@ -49,10 +67,10 @@ func (w *waiters) has(sender *actor.PID) bool {
 	return sender != nil && slices.ContainsFunc(*w, func(pid *actor.PID) bool { return pid.Equal(sender) })
 }
 
-// leave forgets one by the name of its reply process; it says whether it waited.
-func (w *waiters) leave(caller string) bool {
+// leave forgets one; it says whether it waited.
+func (w *waiters) leave(caller *actor.PID) bool {
 	for i, pid := range *w {
-		if pid.Id == caller {
+		if pid.Equal(caller) {
 			*w = append((*w)[:i:i], (*w)[i+1:]...)
 			return true
 		}

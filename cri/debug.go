@@ -63,10 +63,11 @@ func (d *Debug) Tree(context.Context, *debugv1.TreeRequest) (*debugv1.TreeRespon
 	return response, nil
 }
 
-// Timeline is the past of a pod, or of all, each followed by its containers.
+// Timeline is the past of a pod, or of all, each followed by its containers;
+// also of those that are only being made.
 func (d *Debug) Timeline(_ context.Context, r *debugv1.TimelineRequest) (*debugv1.TimelineResponse, error) {
 	view := d.server.node.View()
-	pods := view.Pods()
+	pods, containers := view.Everything()
 	if id := r.GetPodSandboxId(); id != "" {
 		pod, err := view.Pod(id)
 		if err != nil {
@@ -77,7 +78,7 @@ func (d *Debug) Timeline(_ context.Context, r *debugv1.TimelineRequest) (*debugv
 	response := &debugv1.TimelineResponse{}
 	for _, pod := range pods {
 		response.Lives = append(response.Lives, podLife(pod))
-		for _, c := range view.ContainersOf(pod.ID) {
+		for _, c := range containers[pod.ID] {
 			response.Lives = append(response.Lives, containerLife(c))
 		}
 	}

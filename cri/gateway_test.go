@@ -157,7 +157,15 @@ func (v *fakeView) Filesystem() messages.Filesystem { return v.fs }
 func (v *fakeView) Network() messages.Condition     { return v.network }
 func (v *fakeView) Runtime() messages.Condition     { return messages.Condition{OK: true} }
 func (v *fakeView) Pulls() []messages.PullProgress  { return v.pulls }
-func (v *fakeView) Tree() []messages.ActorInfo      { return v.tree }
+func (v *fakeView) Everything() ([]*messages.PodSnapshot, map[string][]*messages.ContainerSnapshot) {
+	of := map[string][]*messages.ContainerSnapshot{}
+	for _, c := range v.Containers() {
+		of[c.Pod] = append(of[c.Pod], c)
+	}
+	return v.Pods(), of
+}
+
+func (v *fakeView) Tree() []messages.ActorInfo { return v.tree }
 
 // logBuffer is a log that a test can read while the server writes it.
 type logBuffer struct {

@@ -133,6 +133,9 @@ type View interface {
 	Container(idOrPrefix string) (*ContainerSnapshot, error)
 	// ContainersOf are the listed containers of a pod (full id).
 	ContainersOf(pod string) []*ContainerSnapshot
+	// Everything is all there is, also what is not listed because it is only
+	// being made: for introspection, oldest pod first, its containers behind it.
+	Everything() ([]*PodSnapshot, map[string][]*ContainerSnapshot)
 	Images() []Image
 	// Image finds one by id, id prefix, name, or digest reference.
 	Image(ref string) (Image, bool)

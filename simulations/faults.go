@@ -22,6 +22,8 @@ type Faults struct {
 
 	Only string // faults only in this backend ("Network"); empty: in all
 
+	Panic float64 // an actor panics on a message, before or after it has dealt with it
+
 	DaemonCrash  time.Duration // mean time between deaths of the daemon; 0: none
 	MonitorCrash time.Duration // of the connection to the monitor and the monitor
 	ProcessDeath time.Duration // of a container's process, by itself
@@ -46,6 +48,7 @@ func Draw(w interface {
 	pick(&f.Half, 0.03)
 	pick(&f.Hang, 0.003)
 	pick(&f.Slow, 0.02)
+	pick(&f.Panic, 0.01)
 	if w.IntN(3) == 0 {
 		f.Only = []string{"Network", "Rootfs", "Runtime", "Journal", "Namespaces", "Bundles", "Images", "Cgroups", "Files"}[w.IntN(9)]
 	}

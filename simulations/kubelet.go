@@ -72,6 +72,9 @@ func (w *World) ask(p *proc, req any, limit time.Duration) (any, error) {
 		}
 		return q.value, q.err
 	}
+	if w.sure {
+		w.fail("%s was not answered in %s", q.name, limit)
+	}
 	// The caller goes; an answer that comes later is nobody's.
 	q.done = true
 	delete(w.pending, q.name)

@@ -79,6 +79,9 @@ func (r Run) Do() Result {
 		if w.turns%every == 0 {
 			w.check()
 		}
+		if w.turns > maxTurns(r.Pods) {
+			w.fail("%d turns and no end: something goes round in circles", w.turns)
+		}
 	}
 	if left > 0 && len(w.failures) == 0 {
 		w.fail("%d pods have not come to their end by %s", left, w.now.Sub(w.epoch))
@@ -89,6 +92,9 @@ func (r Run) Do() Result {
 		Injected: w.injected, Faults: plan, Digest: w.digest.Sum64(), Failures: w.failures,
 	}
 }
+
+// maxTurns is some fifty times what a pod's life takes.
+func maxTurns(pods int) int { return 100_000 + pods*20_000 }
 
 // spread is over which time the pods begin.
 func (w *World) spread() time.Duration { return 30 * time.Second }

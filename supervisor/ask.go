@@ -15,8 +15,10 @@ type reply struct{ c chan messages.Reply }
 // SendUserMessage implements actor.Process; a second answer is dropped.
 func (r reply) SendUserMessage(_ *actor.PID, message any) {
 	answer, ok := actor.UnwrapEnvelopeMessage(message).(messages.Reply)
-	if !ok { // a dead letter: the actor went between routing and delivery
-		answer = messages.Reply{Err: messages.Errorf(messages.NotFound, "it does not exist any more")}
+	if !ok {
+		// A dead letter: the actor has ended, for shutdown or after panics. That
+		// is not NotFound, which for Stop and Remove would mean that all is done.
+		answer = messages.Reply{Err: messages.Errorf(messages.Unavailable, "the actor that was asked has ended: ask again")}
 	}
 	select {
 	case r.c <- answer:
@@ -47,6 +49,8 @@ func (t *Tree) Ask(ctx context.Context, req any) (any, error) {
 	select {
 	case a := <-r.c:
 		return a.Value, a.Err
+	case <-t.ended:
+		return nil, messages.Errorf(messages.Unavailable, "troupe is shutting down")
 	case <-ctx.Done():
 		t.system.Root.Send(t.node, messages.Abandon{Caller: pid.Id})
 		return nil, t.lateError(ctx, req)

@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 
 	"github.com/asynkron/protoactor-go/actor"
+	"github.com/troupe-run/troupe/actors"
 	"github.com/troupe-run/troupe/messages"
 )
 
@@ -21,8 +22,12 @@ func panicMiddleware(log *slog.Logger) actor.ReceiverMiddleware {
 					return
 				}
 				log.Error("an actor panicked", "actor", c.Self().Id, "message", fmt.Sprintf("%T", env.Message), "panic", r, "stack", string(debug.Stack()))
-				if env.Sender != nil {
-					c.ActorSystem().Root.Send(env.Sender, messages.Reply{Err: fmt.Errorf("%s panicked and is restarted from its journal: %v", c.Self().Id, r)})
+				owed := actors.Carried(env.Message)
+				if env.Sender != nil && !actors.Owes(c.Actor(), env.Sender) {
+					owed = append(owed, env.Sender)
+				}
+				for _, caller := range owed {
+					c.ActorSystem().Root.Send(caller, messages.Reply{Err: fmt.Errorf("%s panicked and is restarted from its journal: %v", c.Self().Id, r)})
 				}
 				panic(r)
 			}()

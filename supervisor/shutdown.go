@@ -21,6 +21,7 @@ func (t *Tree) Shutdown(ctx context.Context) error {
 	case <-ended:
 	case <-ctx.Done():
 	}
+	t.end()
 	t.stop()
 	wait, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

@@ -19,6 +19,7 @@ type Strategy struct {
 	Now    func() time.Time
 	Max    int // restarts within Window
 	Window time.Duration
+	GaveUp func(path string) // told of each actor that is stopped for it; may be nil
 
 	mu    sync.Mutex
 	fails map[string][]time.Time
@@ -28,13 +29,29 @@ var _ actor.SupervisorStrategy = (*Strategy)(nil)
 
 // HandleFailure implements actor.SupervisorStrategy.
 func (s *Strategy) HandleFailure(_ *actor.ActorSystem, sup actor.Supervisor, child *actor.PID, _ *actor.RestartStatistics, reason, _ any) {
+	if ending(sup) {
+		sup.StopChildren(child)
+		return
+	}
 	if s.tooMany(child.Id) {
 		s.Log.Error("an actor panics again and again and is given up", "actor", child.Id, "panic", reason)
 		sup.StopChildren(child)
+		if s.GaveUp != nil {
+			s.GaveUp(child.Id)
+		}
 		return
 	}
 	s.Index.Restarted(child.Id)
 	sup.RestartChildren(child)
+}
+
+func ending(sup actor.Supervisor) bool {
+	ctx, ok := sup.(interface{ Actor() actor.Actor })
+	if !ok {
+		return false // the guardian
+	}
+	parent, ok := ctx.Actor().(interface{ Ending() bool })
+	return ok && parent.Ending()
 }
 
 func (s *Strategy) tooMany(id string) bool {

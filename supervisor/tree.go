@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -40,6 +41,8 @@ type Tree struct {
 	workers *workers
 	stop    context.CancelFunc
 	closing atomic.Bool
+	ended   chan struct{} // closed when the node actor is no more
+	endOnce sync.Once
 	number  atomic.Uint64
 }
 
@@ -47,16 +50,16 @@ type Tree struct {
 // they recover side by side from then on.
 func Start(ctx context.Context, c Config) (*Tree, error) {
 	index, system := actors.NewIndex(), newSystem(c.Log)
-	strategy := &Strategy{Log: c.Log, Index: index, Now: time.Now, Max: 5, Window: time.Minute}
 	work, stop := context.WithCancel(context.Background())
-	t := &Tree{system: system, workers: newWorkers(work, c.Limits), stop: stop}
+	t := &Tree{system: system, workers: newWorkers(work, c.Limits), stop: stop, ended: make(chan struct{})}
+	strategy := &Strategy{Log: c.Log, Index: index, Now: time.Now, Max: 5, Window: time.Minute, GaveUp: t.gaveUp}
 	t.env = &actors.Env{
 		Clock: clock{}, NewID: newID, Jobs: t.workers, System: system, Log: c.Log, Node: c.Node, Index: index, Settings: c.Settings,
 		Props: Props(c.Log, index, strategy, unbounded),
 	}
 	ready := make(chan error, 1)
 	var err error
-	if t.node, err = system.Root.SpawnNamed(t.env.Props("node", actors.NewNode(t.env, func(err error) { ready <- err })), "node"); err != nil {
+	if t.node, err = system.Root.SpawnNamed(t.env.Props("node", actors.NewNode(t.env, first(ready))), "node"); err != nil {
 		stop()
 		return nil, fmt.Errorf("spawn the node actor: %w", err)
 	}
@@ -72,6 +75,31 @@ func Start(ctx context.Context, c Config) (*Tree, error) {
 	}
 	return t, nil
 }
+
+// first keeps the first answer only: the node actor tells again after a panic.
+func first(ready chan<- error) func(error) {
+	return func(err error) {
+		select {
+		case ready <- err:
+		default:
+		}
+	}
+}
+
+// gaveUp hears of each actor that panics too often. Without the node actor
+// nothing can be asked any more.
+func (t *Tree) gaveUp(path string) {
+	if path == "node" {
+		t.end()
+	}
+}
+
+func (t *Tree) end() { t.endOnce.Do(func() { close(t.ended) }) }
+
+// Ended is closed when the tree can answer nothing any more: after Shutdown, or
+// because its root was given up after repeated panics. Then the daemon must end,
+// so that the service manager starts it anew; containers live on.
+func (t *Tree) Ended() <-chan struct{} { return t.ended }
 
 // View is read access to what the actors have published.
 func (t *Tree) View() messages.View { return t.env.Index }

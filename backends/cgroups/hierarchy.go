@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -109,6 +110,9 @@ func removeTree(dir string) error {
 // catches what forks meanwhile; elsewhere the caller's loop does.
 func (h hierarchy) kill(dir string) error {
 	if h.v2 {
+		if err := notOurselves(dir); err != nil {
+			return err
+		}
 		if done, err := write(filepath.Join(dir, "cgroup.kill"), "1"); done || err != nil {
 			return err
 		}
@@ -130,6 +134,30 @@ func (h hierarchy) kill(dir string) error {
 		_, err = write(filepath.Join(path, "freezer.state"), "THAWED")
 		return err
 	})
+}
+
+// notOurselves refuses a tree that the daemon is in: cgroup.kill would spare
+// nobody.
+func notOurselves(dir string) error {
+	return filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil // removed while walking
+		case err != nil:
+			return err
+		case !e.IsDir():
+			return nil
+		}
+		pids, err := members(path)
+		if err == nil && slices.Contains(pids, os.Getpid()) {
+			err = daemonInside(path)
+		}
+		return err
+	})
+}
+
+func daemonInside(dir string) error {
+	return fmt.Errorf("the daemon itself is in %s, the cgroup of a pod: start it elsewhere", dir)
 }
 
 // write sets a file of a cgroup; a kernel or hierarchy that has none of that
@@ -175,7 +203,7 @@ func killMembers(dir string) error {
 	}
 	for _, pid := range pids {
 		if pid == os.Getpid() {
-			return fmt.Errorf("the daemon itself is in %s, the cgroup of a pod: start it elsewhere", dir)
+			return daemonInside(dir)
 		}
 		if fd, known := handles[pid]; known {
 			if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {

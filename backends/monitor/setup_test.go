@@ -91,6 +91,14 @@ func newID() string {
 	return hex.EncodeToString(b)
 }
 
+// slowness stretches limits of time where the machine is emulated (e2e/vm.sh).
+func slowness() time.Duration {
+	if factor, err := strconv.Atoi(os.Getenv("TROUPE_TEST_SLOWNESS")); err == nil && factor > 0 {
+		return time.Duration(factor)
+	}
+	return 1
+}
+
 // node is a monitor of its own and a daemon's connection to it.
 type node struct {
 	t      testing.TB

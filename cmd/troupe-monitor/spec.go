@@ -33,7 +33,7 @@ func (m *monitor) libcontainerConfig(r wire.Create, spec *specs.Spec) (*configs.
 		}
 	}
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{
-		CgroupName: r.Key(), UseSystemdCgroup: m.systemd, Spec: spec,
+		CgroupName: r.Key(), UseSystemdCgroup: m.bySystemd(spec.Linux.CgroupsPath), Spec: spec,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("its config.json: %w", err)
@@ -44,6 +44,17 @@ func (m *monitor) libcontainerConfig(r wire.Create, spec *specs.Spec) (*configs.
 		}
 	}
 	return config, nil
+}
+
+// bySystemd says who makes the cgroup. The path's form decides, because the
+// daemon's cgroup_manager may have been changed since this monitor started:
+// "slice:prefix:name" is systemd's, a path is cgroupfs's (runtime-spec,
+// config-linux.md, Cgroups Path).
+func (m *monitor) bySystemd(path string) bool {
+	if path == "" {
+		return m.systemd
+	}
+	return !strings.HasPrefix(path, "/") && strings.Count(path, ":") == 2
 }
 
 func hasOption(options []string, oneOf ...string) bool {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -76,7 +77,7 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 	flags.StringVar(&o.source.File, "config", "", "configuration in crio.conf(5) format (default "+config.DefaultFile+", if there)")
 	flags.StringVar(&o.source.Dir, "config-dir", "", "directory of drop-ins (default the file's name with .d)")
 	flags.StringArrayVar(&o.source.Set, "set", nil, "set one option on top of the files: --set crio.runtime.log_level=debug")
-	root.AddCommand(daemonCommand(o, stderr), monitorCommand(o), configCommand(o), versionCommand(),
+	root.AddCommand(daemonCommand(o, stderr), monitorCommand(o, stderr), configCommand(o), versionCommand(),
 		statusCommand(o), treeCommand(o), timelineCommand(o), pullsCommand(o))
 	checkArguments(root)
 	return root
@@ -112,7 +113,7 @@ func daemonCommand(o *options, stderr io.Writer) *cobra.Command {
 
 // monitorCommand becomes troupe-monitor with what is configured, so that its
 // systemd unit needs no second configuration.
-func monitorCommand(o *options) *cobra.Command {
+func monitorCommand(o *options, stderr io.Writer) *cobra.Command {
 	return &cobra.Command{
 		Use:   "monitor",
 		Short: "Become troupe-monitor, the parent of all containers (for its systemd unit)",
@@ -120,6 +121,12 @@ func monitorCommand(o *options) *cobra.Command {
 			loaded, err := config.Load(o.source)
 			if err != nil {
 				return err
+			}
+			// The daemon may have started one, when the unit's was killed: the
+			// node has its monitor, and the unit must not count as failed.
+			if socket := filepath.Join(monitorDir(loaded.Config), "monitor.sock"); reachable(socket) == nil {
+				fmt.Fprintln(stderr, "troupe: a monitor serves already on "+socket)
+				return nil
 			}
 			binary, err := loaded.FindMonitor()
 			if err != nil {

@@ -17,6 +17,8 @@ func (d *daemon) untilToldToEnd() error {
 		select {
 		case err := <-d.failed:
 			return fmt.Errorf("a socket is no longer served: %w", err)
+		case <-d.tree.Ended():
+			return errors.New("the node actor panicked again and again and was given up: the daemon ends so that it is started anew; containers live on")
 		case s := <-d.signals:
 			switch s {
 			case unix.SIGHUP:
