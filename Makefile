@@ -3,6 +3,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 PREFIX  ?= /usr/local
 DESTDIR ?=
+SEEDS   ?= 300
 
 # The daemon is pure Go; the monitor is cgo (libcontainer's nsenter); both are static.
 PURE_TAGS    := containers_image_openpgp,exclude_graphdriver_btrfs
@@ -17,7 +18,7 @@ TOOLS        := .cache/tools/bin
 RACE := ./messages/... ./actors/... ./supervisor/... ./cri/... ./cmd/troupe/...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test e2e vm lint bench demo install deps clean tools peers unit race kernel
+.PHONY: sim help setup build test e2e vm lint bench demo install deps clean tools peers unit race kernel
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +48,9 @@ kernel:
 
 e2e: build tools ## run real containers through crictl, a real registry and real CNI plugins (as root)
 	CGO_ENABLED=0 go test -count=1 -timeout 20m -tags $(PURE_TAGS) ./e2e/...
+
+sim: ## try SEEDS=300 fresh seeds in the simulator; a failure prints its seed
+	CGO_ENABLED=0 go test -count=1 ./simulations -run Faults -seeds=$(SEEDS)
 
 lint: ## gofumpt, vet, staticcheck, and govulncheck where its database can be reached
 	@./tools/lint.sh '$(PURE_TAGS)' '$(MONITOR_TAGS)'

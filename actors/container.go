@@ -1,7 +1,6 @@
 package actors
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"time"
@@ -44,23 +43,16 @@ var containerEdges = map[messages.ContainerState][]messages.ContainerState{
 
 // container owns a container: its root, bundle and process, by way of its steps.
 type container struct {
-	crew
+	trip[containerPlan]
 	id, pod string
 	state   messages.ContainerState
 	since   time.Time
-	plan    containerPlan
-	walk    walk[containerPlan]
 	conf    []byte
 	process messages.ProcessState
 
 	reason, message string
 	trouble         string // of the last undo that failed
-	first, startErr error
-	tries           int
-	past            timeline
-	step            string
-
-	over bool // nothing is left of it; the pod is about to unlink it
+	startErr        error  // why its command could not be started
 
 	creating, starting, stopping, removing, reopening waiters
 	kill                                              kill
@@ -88,7 +80,9 @@ type processFact struct{ messages.ProcessState }
 
 func newContainer(env *Env, pod, id string) actor.Producer {
 	return func() actor.Actor {
-		return &container{crew: crew{env: env}, id: id, pod: pod, walk: walk[containerPlan]{steps: containerSteps}}
+		c := &container{id: id, pod: pod}
+		c.trip = trip[containerPlan]{crew: crew{env: env}, who: c, place: backends.Key{Pod: pod, Container: id}, walk: walk[containerPlan]{steps: containerSteps}}
+		return c
 	}
 }
 
@@ -192,38 +186,32 @@ func (c *container) owns() []string {
 	return o
 }
 
-func (c *container) key() backends.Key { return backends.Key{Pod: c.pod, Container: c.id} }
-
 // parent is the pod's actor; there is no other way to it after a restart.
 func (c *container) parent() *actor.PID { return parentOf(c.env, c.self) }
 
-// journal writes the present state in its turn among the actor's jobs. What the
-// monitor knows better is taken from there while it can be asked.
-func (c *container) journal() {
-	data, key := encode(c.record(c.state, c.plan, c.walk.Done)), c.key()
-	c.do(Job{Lane: LaneStop, Name: "journal", Limit: c.env.Settings.UndoLimit}, func(ctx context.Context) (any, error) {
-		return nil, c.env.Node.Journal.Save(ctx, key, data)
-	}, func(d done) {
-		if d.err != nil && !c.over { // the state is in memory: write it again
-			c.env.Log.Warn("the journal was not written and is tried again", "pod", c.pod, "container", c.id, "err", d.err)
-			c.after(c.env.Settings.RetryMin, c.journalAgain)
+func (c *container) noun() string { return "container " + c.plan.Config.GetMetadata().GetName() }
+
+func (c *container) attrs() []any { return []any{"pod", c.pod, "container", c.id} }
+
+func (c *container) record() func(containerPlan, []string, bool) []byte {
+	rec := containerRecord{Version: recordVersion, Config: c.conf, State: messages.ContainerCreating}
+	return func(plan containerPlan, done []string, complete bool) []byte {
+		rec.Plan, rec.Done = plan, done
+		if complete {
+			rec.State = messages.ContainerCreated
 		}
-	})
-}
-
-// journalAgain writes what is true by now. A creation journals itself, step by
-// step, and a record must not come again after it was removed.
-func (c *container) journalAgain() {
-	if !c.over && c.state != messages.ContainerCreating && c.state != messages.ContainerRemoving {
-		c.journal()
+		return encode(rec)
 	}
 }
 
-func (c *container) record(state messages.ContainerState, plan containerPlan, done []string) containerRecord {
-	return containerRecord{
-		Version: recordVersion, Config: c.conf, State: state, Done: done, Plan: plan,
+// present is the record now. How the process is, the monitor knows better,
+// while it can be asked.
+func (c *container) present() ([]byte, bool) {
+	again := c.state != messages.ContainerCreating && c.state != messages.ContainerRemoving
+	return encode(containerRecord{
+		Version: recordVersion, Config: c.conf, State: c.state, Done: c.walk.Done, Plan: c.plan,
 		Process: c.process, Reason: c.reason, Message: c.message,
-	}
+	}), again
 }
 
 // --- creating ---
@@ -268,87 +256,25 @@ func (c *container) onCreateAgain(sender *actor.PID) {
 	}
 }
 
-func (c *container) forth() {
-	st := c.walk.next(&c.plan)
-	if st == nil {
-		c.become(messages.ContainerCreated)
-		c.creating.answer(c.env, c.id, nil)
-		return
-	}
-	c.step = st.name
-	c.publish()
-	plan, doneBefore, rec, key := c.plan, slices.Clone(c.walk.Done), c.record(messages.ContainerCreating, c.plan, nil), c.key()
-	c.do(Job{Lane: LaneStart, Name: st.name, Limit: limitOf(st.limit, c.env.Settings.StepLimit)}, func(ctx context.Context) (any, error) {
-		if err := st.do(ctx, c.env.Node, &plan); err != nil {
-			return plan, err
-		}
-		rec.Plan, rec.Done = plan, append(doneBefore, st.name)
-		after := walk[containerPlan]{steps: containerSteps, Done: rec.Done}
-		if after.next(&plan) == nil {
-			rec.State = messages.ContainerCreated
-		}
-		return plan, c.env.Node.Journal.Save(ctx, key, encode(rec))
-	}, c.stepped)
+func (c *container) arrived() {
+	c.become(messages.ContainerCreated)
+	c.creating.answer(c.env, c.id, nil)
 }
 
-func (c *container) stepped(d done) {
-	c.step = ""
-	c.past = c.past.took(c.env.Clock.Now(), d.name, d.took, d.err)
-	if plan, ok := d.value.(containerPlan); ok {
-		c.plan = plan
-	}
-	if d.err == nil {
-		c.walk.Done = append(c.walk.Done, d.name)
-		if c.first == nil {
-			c.forth()
-			return
-		}
-	}
-	if c.first == nil {
-		c.first = fmt.Errorf("container %s: step %s: %w", c.plan.Config.GetMetadata().GetName(), d.name, d.err)
-		c.env.Log.Warn("a step failed", "pod", c.pod, "container", c.id, "step", d.name, "took", d.took, "err", d.err)
-	}
-	c.unwind(true)
-}
+func (c *container) failed() { c.creating.answer(c.env, nil, c.first) }
 
 // --- going back ---
 
-func (c *container) unwind(half bool) {
-	c.walk.turn(&c.plan, onRemove, half)
-	c.backward()
-}
-
-func (c *container) backward() {
-	st := c.walk.undoing()
-	if st == nil {
-		c.unwound()
-		return
-	}
-	c.step = "undo " + st.name
-	c.publish()
-	plan := c.plan
-	c.do(Job{Lane: LaneStop, Name: c.step, Limit: c.env.Settings.UndoLimit}, func(ctx context.Context) (any, error) {
-		return nil, st.undo(ctx, c.env.Node, &plan)
-	}, func(d done) {
-		c.step = ""
-		c.past = c.past.took(c.env.Clock.Now(), d.name, d.took, d.err)
-		if d.err != nil {
-			c.env.Log.Warn("an undo failed and will be tried again", "pod", c.pod, "container", c.id, "step", d.name, "try", c.tries, "err", d.err)
-		}
-		c.walk.undone(d.err)
-		c.backward()
-	})
-}
-
-func (c *container) unwound() {
-	err := c.walk.failed()
+// returned ends a way back: it is tried again without end while something is
+// left, because what is given up leaks.
+func (c *container) returned(_ phase, err error) {
 	if err == nil {
 		c.gone()
 		return
 	}
-	err = fmt.Errorf("container %s: %w", c.plan.Config.GetMetadata().GetName(), err)
+	err = fmt.Errorf("%s: %w", c.noun(), err)
 	c.trouble = err.Error()
-	c.creating.answer(c.env, nil, c.first)
+	c.failed()
 	c.stopping.answer(c.env, nil, err)
 	c.removing.answer(c.env, nil, err)
 	if c.state == messages.ContainerCreating { // shown, so that the kubelet can ask for its removal
@@ -360,8 +286,7 @@ func (c *container) unwound() {
 	} else {
 		c.publish()
 	}
-	c.after(backoff(c.env.Settings, c.tries), func() { c.unwind(false) })
-	c.tries++
+	c.again(func() { c.unwind(onRemove, false) })
 }
 
 // gone: nothing is left; the pod unlinks this actor and answers the callers.
@@ -398,7 +323,7 @@ func (c *container) onRemove(sender *actor.PID) {
 	c.removing.join(sender)
 	switch c.state {
 	case messages.ContainerCreating:
-		c.abort("removed")
+		c.abort(c.wasEnded("removed"))
 	case messages.ContainerExited:
 		c.beginRemoval()
 	case messages.ContainerRemoving:
@@ -408,15 +333,12 @@ func (c *container) onRemove(sender *actor.PID) {
 	}
 }
 
-func (c *container) abort(by string) {
-	if c.first == nil {
-		c.first = messages.Errorf(messages.Canceled, "container %s was %s while it was created", c.plan.Config.GetMetadata().GetName(), by)
-		c.cancel()
-	}
+func (c *container) wasEnded(how string) error {
+	return messages.Errorf(messages.Canceled, "%s was %s while it was created", c.noun(), how)
 }
 
 func (c *container) beginRemoval() {
 	c.become(messages.ContainerRemoving)
 	c.journal()
-	c.unwind(false)
+	c.unwind(onRemove, false)
 }

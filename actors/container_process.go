@@ -73,16 +73,16 @@ func (c *container) started(d done) {
 	}
 }
 
-// startFailed answers with the failure. An error does not say that nothing
-// runs: the process is pursued until its end is known, and only then is the
-// failure taken down as the container's exit.
+// startFailed begins the end of a container that could not be started. An error
+// does not say that nothing runs: the process is pursued until its end is
+// known. Then the failure is taken down as the container's exit and answered,
+// so that the caller who looks next sees it.
 func (c *container) startFailed(err error) {
 	c.startErr = err
 	c.kill.deadline = c.env.Clock.Now()
 	c.become(messages.ContainerStopping)
 	c.pursue()
 	c.ask()
-	c.starting.answer(c.env, nil, err)
 }
 
 // --- exiting ---
@@ -131,7 +131,7 @@ func (c *container) exit(st messages.ProcessState) {
 	}
 	c.become(messages.ContainerExited)
 	c.journal()
-	c.starting.answer(c.env, messages.None{}, nil) // it had started
+	c.starting.answer(c.env, messages.None{}, c.startErr) // without one it had started
 	c.afterExit()
 }
 
@@ -170,7 +170,7 @@ func (c *container) onStop(sender *actor.PID, grace time.Duration) {
 		return
 	case messages.ContainerCreating:
 		c.stopping.join(sender)
-		c.abort("stopped")
+		c.abort(c.wasEnded("stopped"))
 		return
 	}
 	c.stopping.join(sender)

@@ -10,7 +10,7 @@ import (
 // reread takes the container's own record from the journal: the way back after
 // a panic of this actor.
 func (c *container) reread() {
-	key := c.key()
+	key := c.place
 	c.do(Job{Lane: LaneRead, Name: "recover", Limit: c.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
 		records, _, err := c.env.Node.Journal.Load(ctx)
 		if err != nil {
@@ -56,7 +56,7 @@ func (c *container) discard() {
 	}
 	c.env.Log.Error("the record of a container is lost: it is removed", "pod", c.pod, "container", c.id)
 	c.become(messages.ContainerRemoving)
-	c.unwind(false)
+	c.unwind(onRemove, false)
 }
 
 // adopt takes the container up where its record left it. How its process is,
@@ -73,14 +73,14 @@ func (c *container) adopt(m adoptContainer) {
 	case messages.ContainerCreating: // its caller is gone; a retry starts afresh
 		c.first = messages.Errorf(messages.Unavailable, "the daemon ended while container %s was created", c.plan.Config.GetMetadata().GetName())
 		c.become(messages.ContainerCreating)
-		c.unwind(true)
+		c.unwind(onRemove, true)
 	case messages.ContainerExited:
 		c.become(messages.ContainerExited)
 		c.afterExit() // somebody may have asked for it meanwhile
 	case messages.ContainerRemoving:
 		c.become(messages.ContainerRemoving)
 		c.stopping.answer(c.env, messages.None{}, nil)
-		c.unwind(false)
+		c.unwind(onRemove, false)
 	default:
 		c.findProcess()
 	}

@@ -173,7 +173,10 @@ func (n *node) listContainer(r backends.Record) {
 	if err != nil {
 		return // the pod says so when it adopts its children
 	}
-	c := container{id: r.Container, pod: r.Pod, state: rec.State, plan: rec.Plan, process: rec.Process, reason: rec.Reason, message: rec.Message}
+	c := container{
+		trip: trip[containerPlan]{plan: rec.Plan}, id: r.Container, pod: r.Pod, state: rec.State,
+		process: rec.Process, reason: rec.Reason, message: rec.Message,
+	}
 	n.env.Index.putContainer(c.snapshot())
 }
 

@@ -1,7 +1,6 @@
 package actors
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -46,24 +45,17 @@ var podEdges = map[messages.PodState][]messages.PodState{
 // sandbox owns a pod: its cgroup, files, namespaces, network and pause, by
 // way of its steps, and its containers as children.
 type sandbox struct {
-	crew
+	trip[podPlan]
 	id    string
 	state messages.PodState
 	since time.Time
-	plan  podPlan
-	walk  walk[podPlan]
 	conf  []byte // the config as the journal keeps it
 
 	recovering bool        // what it has is being found out
 	pauseGone  bool        // its pause was seen to exit
-	over       bool        // nothing is left of it; the node is about to unlink it
 	postponed  []postponed // requests that came meanwhile
 
 	reason string
-	first  error // what ended a start
-	tries  int   // of the way back
-	past   timeline
-	step   string // under way
 
 	running, stopping, removing waiters
 	children                    map[string]*actor.PID
@@ -98,10 +90,9 @@ type podGone struct {
 
 func newSandbox(env *Env, id string) actor.Producer {
 	return func() actor.Actor {
-		return &sandbox{
-			crew: crew{env: env}, id: id, children: map[string]*actor.PID{}, names: map[string]string{}, broken: map[string][]postponed{},
-			walk: walk[podPlan]{steps: podSteps},
-		}
+		s := &sandbox{id: id, children: map[string]*actor.PID{}, names: map[string]string{}, broken: map[string][]postponed{}}
+		s.trip = trip[podPlan]{crew: crew{env: env}, who: s, place: backends.Key{Pod: id}, walk: walk[podPlan]{steps: podSteps}}
+		return s
 	}
 }
 
@@ -229,18 +220,24 @@ func appendNamed(list []string, prefix, s string) []string {
 	return append(list, prefix+s)
 }
 
-// journal writes the present state in the actor's turn among its jobs, so that
-// it is on disk before the effects of any later job.
-func (s *sandbox) journal() {
-	data := encode(podRecord{Version: recordVersion, Config: s.conf, State: s.state, Reason: s.reason, Done: s.walk.Done, Plan: s.plan})
-	s.do(Job{Lane: LaneStop, Name: "journal", Limit: s.env.Settings.UndoLimit}, func(ctx context.Context) (any, error) {
-		return nil, s.env.Node.Journal.Save(ctx, backends.Key{Pod: s.id}, data)
-	}, func(d done) {
-		if d.err != nil && !s.over { // the state is in memory: write it again
-			s.env.Log.Warn("the journal was not written and is tried again", "pod", s.id, "err", d.err)
-			s.after(s.env.Settings.RetryMin, s.journalAgain)
+func (s *sandbox) noun() string { return "pod " + podName(s.plan.Config) }
+
+func (s *sandbox) attrs() []any { return []any{"pod", s.id} }
+
+func (s *sandbox) record() func(podPlan, []string, bool) []byte {
+	conf := s.conf
+	return func(plan podPlan, done []string, complete bool) []byte {
+		state := messages.PodStarting
+		if complete {
+			state = messages.PodReady
 		}
-	})
+		return encode(podRecord{Version: recordVersion, Config: conf, State: state, Done: done, Plan: plan})
+	}
+}
+
+func (s *sandbox) present() ([]byte, bool) {
+	again := s.state != messages.PodStarting && s.state != messages.PodRemoving
+	return encode(podRecord{Version: recordVersion, Config: s.conf, State: s.state, Reason: s.reason, Done: s.walk.Done, Plan: s.plan}), again
 }
 
 // putOff keeps a request until the pod knows what it has. One that comes when
@@ -255,14 +252,6 @@ func (s *sandbox) putOff(sender *actor.PID, m any) {
 	}
 	if _, fact := m.(processFact); !fact {
 		s.env.System.Root.RequestWithCustomSender(s.env.nodePID, m, sender)
-	}
-}
-
-// journalAgain writes what is true by now. A start journals itself, step by
-// step, and on the way back a record must not come again after it was removed.
-func (s *sandbox) journalAgain() {
-	if !s.over && s.state != messages.PodStarting && s.state != messages.PodRemoving && s.walk.undoing() == nil {
-		s.journal()
 	}
 }
 
@@ -291,98 +280,23 @@ func (s *sandbox) onRun(ctx actor.Context, m messages.RunPod) {
 	}
 }
 
-// forth does the next step and journals it in the same job: the answer to
-// RunPod is given only when the record says ready.
-func (s *sandbox) forth() {
-	st := s.walk.next(&s.plan)
-	if st == nil {
-		s.become(messages.PodReady, "")
-		s.running.answer(s.env, s.id, nil)
-		s.pauseExited()
-		return
-	}
-	s.step = st.name
-	s.publish()
-	plan, conf, doneBefore := s.plan, s.conf, slices.Clone(s.walk.Done) // the worker's own
-	s.do(Job{Lane: LaneStart, Name: st.name, Limit: limitOf(st.limit, s.env.Settings.StepLimit)}, func(ctx context.Context) (any, error) {
-		if err := st.do(ctx, s.env.Node, &plan); err != nil {
-			return plan, err
-		}
-		rec := podRecord{Version: recordVersion, Config: conf, State: messages.PodStarting, Done: append(doneBefore, st.name), Plan: plan}
-		after := walk[podPlan]{steps: podSteps, Done: rec.Done}
-		if after.next(&plan) == nil {
-			rec.State = messages.PodReady
-		}
-		return plan, s.env.Node.Journal.Save(ctx, backends.Key{Pod: s.id}, encode(rec))
-	}, s.stepped)
+func (s *sandbox) arrived() {
+	s.become(messages.PodReady, "")
+	s.running.answer(s.env, s.id, nil)
+	s.pauseExited()
 }
 
-func limitOf(own, usual time.Duration) time.Duration {
-	if own > 0 {
-		return own
-	}
-	return usual
-}
-
-func (s *sandbox) stepped(d done) {
-	s.step = ""
-	s.past = s.past.took(s.env.Clock.Now(), d.name, d.took, d.err)
-	if plan, ok := d.value.(podPlan); ok {
-		s.plan = plan
-	}
-	if d.err == nil && s.first == nil {
-		s.walk.Done = append(s.walk.Done, d.name)
-		s.forth()
-		return
-	}
-	if d.err == nil {
-		s.walk.Done = append(s.walk.Done, d.name)
-	}
-	if s.first == nil {
-		s.first = fmt.Errorf("pod %s: step %s: %w", podName(s.plan.Config), d.name, d.err)
-		s.env.Log.Warn("a step failed", "pod", s.id, "step", d.name, "took", d.took, "err", d.err)
-	}
-	s.unwind(onRemove, true)
-}
+func (s *sandbox) failed() { s.running.answer(s.env, nil, s.first) }
 
 // --- going back ---
 
-// unwind undoes the steps of a phase, last first.
-func (s *sandbox) unwind(to phase, half bool) {
-	s.walk.turn(&s.plan, to, half)
-	s.backward(to)
-}
-
-func (s *sandbox) backward(to phase) {
-	st := s.walk.undoing()
-	if st == nil {
-		s.unwound(to)
-		return
-	}
-	s.step = "undo " + st.name
-	s.publish()
-	plan := s.plan
-	s.do(Job{Lane: LaneStop, Name: s.step, Limit: s.env.Settings.UndoLimit}, func(ctx context.Context) (any, error) {
-		return nil, st.undo(ctx, s.env.Node, &plan)
-	}, func(d done) {
-		s.step = ""
-		s.past = s.past.took(s.env.Clock.Now(), d.name, d.took, d.err)
-		if d.err != nil {
-			s.env.Log.Warn("an undo failed and will be tried again", "pod", s.id, "step", d.name, "try", s.tries, "err", d.err)
-		}
-		s.walk.undone(d.err)
-		s.backward(to)
-	})
-}
-
-// unwound ends a way back: it is tried again without end while something is
+// returned ends a way back: it is tried again without end while something is
 // left, because what is given up leaks.
-func (s *sandbox) unwound(to phase) {
-	if err := s.walk.failed(); err != nil {
-		s.stuck(to, err)
+func (s *sandbox) returned(to phase, err error) {
+	if err != nil {
+		s.stuck(err)
 		return
 	}
-	s.tries = 0
 	if to == onRemove {
 		s.gone()
 		return
@@ -396,9 +310,9 @@ func (s *sandbox) unwound(to phase) {
 	}
 }
 
-func (s *sandbox) stuck(to phase, err error) {
-	err = fmt.Errorf("pod %s: %w", podName(s.plan.Config), err)
-	s.running.answer(s.env, nil, s.first)
+func (s *sandbox) stuck(err error) {
+	err = fmt.Errorf("%s: %w", s.noun(), err)
+	s.failed()
 	s.stopping.answer(s.env, nil, err)
 	s.removing.answer(s.env, nil, err)
 	if s.state == messages.PodStarting { // shown, so that the kubelet can ask for its removal
@@ -409,8 +323,7 @@ func (s *sandbox) stuck(to phase, err error) {
 		s.publish()
 	}
 	s.journal()
-	s.after(backoff(s.env.Settings, s.tries), s.goOn)
-	s.tries++
+	s.again(s.goOn)
 }
 
 // gone: nothing is left on the node. The node actor unlinks the pod, and only
@@ -429,7 +342,7 @@ func (s *sandbox) onStop(sender *actor.PID) {
 	switch s.state {
 	case messages.PodStarting:
 		s.stopping.join(sender)
-		s.abort("stopped")
+		s.abort(s.wasEnded("stopped"))
 	case messages.PodReady, messages.PodNotReady:
 		s.stopping.join(sender)
 		s.beginStop()
@@ -442,7 +355,7 @@ func (s *sandbox) onRemove(sender *actor.PID) {
 	s.removing.join(sender)
 	switch s.state {
 	case messages.PodStarting:
-		s.abort("removed")
+		s.abort(s.wasEnded("removed"))
 	case messages.PodReady:
 		s.beginStop()
 	case messages.PodNotReady:
@@ -450,13 +363,8 @@ func (s *sandbox) onRemove(sender *actor.PID) {
 	}
 }
 
-// abort ends a start: the job under way is cancelled, and its outcome begins
-// the way back.
-func (s *sandbox) abort(by string) {
-	if s.first == nil {
-		s.first = messages.Errorf(messages.Canceled, "pod %s was %s while it was starting", podName(s.plan.Config), by)
-		s.cancel()
-	}
+func (s *sandbox) wasEnded(how string) error {
+	return messages.Errorf(messages.Canceled, "%s was %s while it was starting", s.noun(), how)
 }
 
 func (s *sandbox) beginStop() {
@@ -474,7 +382,7 @@ func (s *sandbox) beginRemoval() {
 // goOn continues a stop or removal as far as the children let it: a network is
 // not taken from a living container.
 func (s *sandbox) goOn() {
-	if s.walk.undoing() != nil || s.step != "" {
+	if s.travelling() {
 		return
 	}
 	switch s.state {
