@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
 )
 
@@ -60,6 +61,17 @@ func (x *Index) dropPod(id string) {
 	defer x.mu.Unlock()
 	delete(x.pods, id)
 	x.podList = nil
+}
+
+// forget drops what an earlier instance of the node actor had published of pods
+// that have no record any more.
+func (x *Index) forget(recorded map[string][]backends.Record) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	gone := func(pod string) bool { _, err := podOf(recorded[pod]); return err != nil }
+	maps.DeleteFunc(x.pods, func(id string, _ *messages.PodSnapshot) bool { return gone(id) })
+	maps.DeleteFunc(x.containers, func(_ string, c *messages.ContainerSnapshot) bool { return gone(c.Pod) })
+	x.podList, x.containerList = nil, nil
 }
 
 func (x *Index) putContainer(c *messages.ContainerSnapshot) {

@@ -134,6 +134,7 @@ func (n *node) load(ctx actor.Context, found adopt) {
 	for _, r := range found.records {
 		byPod[r.Pod] = append(byPod[r.Pod], r)
 	}
+	n.env.Index.forget(byPod)
 	for _, id := range sortedKeys(byPod) {
 		rec, err := podOf(byPod[id])
 		if err != nil {

@@ -28,8 +28,8 @@ func (s *sandbox) recover(ctx actor.Context, m adopt) {
 	}, func(d done) {
 		if d.err != nil {
 			s.env.Log.Error("a pod could not be recovered and will be tried again", "pod", s.id, "err", d.err)
-			s.after(backoff(s.env.Settings, s.tries), func() { s.recover(ctx, adopt{}) })
-			s.tries++
+			f, _ := d.value.(found)
+			s.again(func() { s.recover(ctx, adopt{damaged: m.damaged || f.damaged}) })
 			return
 		}
 		s.tries = 0
@@ -42,28 +42,43 @@ func (s *sandbox) recover(ctx actor.Context, m adopt) {
 	})
 }
 
-func (s *sandbox) look(ctx context.Context, m adopt) (any, error) {
+func (s *sandbox) look(ctx context.Context, m adopt) (found, error) {
 	n := s.env.Node
 	if m.records == nil {
 		all, damaged, err := n.Journal.Load(ctx)
+		m.damaged = m.damaged || len(damaged) > 0
 		if err != nil {
-			return nil, err
+			return found{adopt: m}, err
 		}
-		m.damaged = len(damaged) > 0
 		for _, r := range all {
 			if r.Pod == s.id {
 				m.records = append(m.records, r)
 			}
 		}
 	}
+	f := found{adopt: m}
+	if err := s.noteStrays(ctx, f); err != nil {
+		return f, err
+	}
 	held, err := n.Namespaces.Held(ctx)
 	if err != nil {
-		return nil, err
+		return f, err
 	}
-	f := found{adopt: m}
 	f.pinned = slices.ContainsFunc(held, func(h backends.Held) bool { return h.Pod == s.id })
 	f.pause, err = n.Runtime.State(ctx, s.id, s.id)
 	return f, err
+}
+
+// noteStrays writes down that a container of the pod may have lost its record,
+// before the pod goes on: the damage is reported only once, and the daemon may
+// end before the pod does.
+func (s *sandbox) noteStrays(ctx context.Context, f found) error {
+	rec, err := s.ownRecord(f.records)
+	if !f.damaged || err != nil || slices.Contains(rec.Done, "strays") {
+		return nil
+	}
+	rec.Done = append(rec.Done, "strays")
+	return s.env.Node.Journal.Save(ctx, s.place, encode(rec))
 }
 
 // resume takes the pod up where the record left it.
@@ -89,8 +104,7 @@ func (s *sandbox) resume(f found, spawn func(string) *actor.PID) {
 		}
 	}
 	if f.damaged && !slices.Contains(s.walk.Done, "strays") {
-		s.walk.Done = append(s.walk.Done, "strays")
-		defer s.journal()
+		s.walk.Done = append(s.walk.Done, "strays") // noteStrays has journalled it
 	}
 	switch rec.State {
 	case messages.PodStarting: // its caller is gone; a retry starts afresh
