@@ -21,6 +21,8 @@ CGO_ENABLED=0 "$bin/staticcheck" -tags "$pure" "${packages[@]}" || failed=1
 CGO_ENABLED=1 go vet -tags "$monitor" ./cmd/troupe-monitor/... || failed=1
 CGO_ENABLED=1 "$bin/staticcheck" -tags "$monitor" ./cmd/troupe-monitor/... || failed=1
 
+(cd cmd/troupe-monitor/libseccomp && CGO_ENABLED=1 go vet . && CGO_ENABLED=1 ../../../"$bin/staticcheck" .) || failed=1
+
 if out=$(timeout 300 "$bin/govulncheck" -tags "$pure" ./cmd/troupe 2>&1); then
   echo "lint: govulncheck found nothing"
 elif grep -qiE 'vuln\.go\.dev|fetching vulnerabilities|no such host|connection refused|dial tcp|proxyconnect' <<<"$out"; then

@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"os/signal"
 	"sync"
 	"syscall"
@@ -18,7 +19,8 @@ import (
 // children keeps apart who waits for which child. This process has three kinds:
 //
 //   - the init and exec processes: in known, reaped once, by the wait that adopt
-//     gave, after their pidfd has become readable;
+//     gave, after their pidfd has become readable; and helpers of our own, in
+//     known while run waits for them;
 //   - helpers that libcontainer forks and waits for itself (the stages of an
 //     init, hooks): alive or zombie only while somebody is between forking and
 //     its done;
@@ -65,6 +67,23 @@ func (c *children) adopt(pid int, p *libcontainer.Process) func() (exitStatus, e
 		}
 		return decode(state.Sys().(syscall.WaitStatus)), nil
 	}
+}
+
+// run runs a helper of our own to its end. The gate is held only until its pid
+// is known.
+func (c *children) run(cmd *exec.Cmd) error {
+	me, err := func() (*child, error) {
+		defer c.forking()()
+		if err := cmd.Start(); err != nil {
+			return nil, err
+		}
+		return c.enter(cmd.Process.Pid), nil
+	}()
+	if err != nil {
+		return err
+	}
+	defer c.leave(me)
+	return cmd.Wait()
 }
 
 func (c *children) enter(pid int) *child {

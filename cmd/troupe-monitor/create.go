@@ -110,6 +110,7 @@ func (c *container) make(r wire.Create) error {
 // spawn makes the init process. Its pid is entered as ours to wait for before
 // the sweep for orphans may look again.
 func (c *container) spawn(p *libcontainer.Process) error {
+	defer c.giveProgram(p)() // before the gate: it may make a child itself
 	done := c.m.children.forking()
 	defer done()
 	if err := c.lc.Start(p); err != nil {

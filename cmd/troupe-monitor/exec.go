@@ -119,6 +119,7 @@ func (c *container) run(ctx context.Context, r wire.Exec) (wire.ExecResult, erro
 
 // enter makes the process in the container.
 func (c *container) enter(p *libcontainer.Process) (reap func() (exitStatus, error), err error) {
+	defer c.giveProgram(p)() // before the gate: it may make a child itself
 	done := c.m.children.forking()
 	defer done()
 	if err := c.lc.Start(p); err != nil {

@@ -29,11 +29,15 @@ import (
 )
 
 // init is the entry point of the processes that libcontainer makes out of this
-// binary, after nsenter's C code has put them into their namespaces. It does
-// not return there.
+// binary, after nsenter's C code has put them into their namespaces, and of the
+// compiler of seccomp profiles. It does not return there.
 func init() {
 	if len(os.Args) > 1 && os.Args[1] == "init" {
+		takeProgram(readyFd)
 		libcontainer.Init()
+	}
+	if len(os.Args) == 2 && os.Args[1] == compileCommand {
+		os.Exit(compileProfile())
 	}
 }
 

@@ -21,6 +21,7 @@ type monitor struct {
 	log      *slog.Logger
 	quit     chan struct{} // closed when it may end
 	children children
+	profiles *profiles // compiled ones
 
 	mu         sync.Mutex
 	ending     bool // takes no new containers
@@ -37,7 +38,7 @@ func newMonitor(p paths, systemd bool, oomScore int, l *loop, log *slog.Logger) 
 	return &monitor{
 		paths: p, systemd: systemd, oomScore: oomScore, loop: l, log: log,
 		quit: make(chan struct{}), containers: map[string]*container{},
-		children: children{known: map[int]*child{}},
+		children: children{known: map[int]*child{}}, profiles: newProfiles(),
 	}
 }
 
