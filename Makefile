@@ -67,6 +67,10 @@ demo: build ## watch a node come up, run two pods, survive a SIGKILL and go agai
 install: build ## install binaries, units and configuration below $(DESTDIR)$(PREFIX) and $(DESTDIR)/etc
 	@./packaging/install.sh '$(DESTDIR)' '$(PREFIX)'
 
+deps: ## show that the daemon links neither runc nor cgo
+	@mkdir -p .cache; CGO_ENABLED=0 go list -tags $(PURE_TAGS) -deps ./cmd/troupe > .cache/deps && \
+	  echo "$$(wc -l < .cache/deps) packages; of runc: $$(grep -c opencontainers/runc .cache/deps); runtime/cgo: $$(grep -cx runtime/cgo .cache/deps)"
+
 clean: ## remove what make built, the tools too
 	rm -rf bin .cache bench/*.tmp
 

@@ -58,6 +58,7 @@ type container struct {
 	kill                                              kill
 	adopted                                           bool
 	overtook                                          *messages.ProcessState // an exit told while the process was looked for
+	postponed                                         []postponed            // requests that came meanwhile
 }
 
 // createFirst is CreateContainer with what the pod knows.
@@ -88,7 +89,7 @@ func newContainer(env *Env, pod, id string) actor.Producer {
 
 // Receive implements actor.Actor.
 func (c *container) Receive(ctx actor.Context) {
-	if c.over && c.putOff(ctx.Sender(), ctx.Message()) {
+	if c.over && c.putOff(ctx.Sender(), ctx.Message()) || c.state == "" && c.postpone(ctx.Sender(), ctx.Message()) {
 		return
 	}
 	switch m := ctx.Message().(type) {
@@ -135,7 +136,11 @@ func (c *container) Receive(ctx actor.Context) {
 }
 
 func (c *container) debts() []*waiters {
-	return []*waiters{&c.creating, &c.starting, &c.stopping, &c.removing, &c.reopening}
+	held := waiters{}
+	for _, p := range c.postponed {
+		held.join(p.sender)
+	}
+	return []*waiters{&c.creating, &c.starting, &c.stopping, &c.removing, &c.reopening, &held}
 }
 
 // become is the only place that changes the state; see sandbox.become.
@@ -150,6 +155,9 @@ func (c *container) become(next messages.ContainerState) {
 	c.state, c.since = next, now
 	c.publish()
 	c.env.send(c.env.events, containerChanged{pod: c.pod, container: c.id, from: from, to: next, at: now})
+	if from == "" {
+		c.resume()
+	}
 	if next == messages.ContainerExited {
 		c.env.send(c.parent(), containerStopped{id: c.id})
 	}
@@ -247,8 +255,6 @@ func (c *container) onCreateAgain(sender *actor.PID) {
 		c.creating.join(sender)
 	case messages.ContainerCreated:
 		c.env.reply(sender, c.id, nil)
-	case "":
-		c.env.reply(sender, nil, c.notYet())
 	default:
 		m := c.plan.Config.GetMetadata()
 		c.env.reply(sender, nil, messages.Errorf(messages.Exists, "container %s attempt %d exists already as %s and is %s: remove it or raise the attempt",
@@ -292,10 +298,31 @@ func (c *container) returned(_ phase, err error) {
 // gone: nothing is left; the pod unlinks this actor and answers the callers.
 func (c *container) gone() {
 	c.over = true
+	c.resume() // they go back to the pod
 	c.env.Index.dropContainer(c.id)
 	c.env.send(c.env.events, containerChanged{pod: c.pod, container: c.id, from: c.state, to: "", at: c.env.Clock.Now()})
 	c.env.send(c.parent(), containerGone{id: c.id, callers: append(c.stopping, c.removing...), started: c.creating, err: c.first})
 	c.creating, c.stopping, c.removing = nil, nil, nil
+}
+
+// postpone keeps what only a container that knows its state can answer, until
+// it does: after a restart of the daemon nobody is refused for asking early. A
+// stop and a removal are taken in at once.
+func (c *container) postpone(sender *actor.PID, m any) bool {
+	switch m.(type) {
+	case messages.CreateContainer, messages.StartContainer, messages.ExecSync, messages.ReopenLog:
+		c.postponed = append(c.postponed, postponed{sender, m})
+		return true
+	}
+	return false
+}
+
+// resume deals with what was postponed.
+func (c *container) resume() {
+	for _, p := range c.postponed {
+		c.env.System.Root.RequestWithCustomSender(c.self, p.m, p.sender)
+	}
+	c.postponed = nil
 }
 
 // putOff sends a request that comes when the container has gone back to the

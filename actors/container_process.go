@@ -47,8 +47,6 @@ func (c *container) onStart(sender *actor.PID) {
 		c.starting.join(sender)
 	case messages.ContainerRunning:
 		c.env.reply(sender, messages.None{}, nil)
-	case "":
-		c.env.reply(sender, nil, c.notYet())
 	default:
 		c.env.reply(sender, nil, messages.Errorf(messages.Precondition, "container %s cannot be started: it is %s", c.id, c.state))
 	}
@@ -269,13 +267,6 @@ func (c *container) mustRun(otherwise string) error {
 	switch c.state {
 	case messages.ContainerRunning, messages.ContainerStopping:
 		return nil
-	case "":
-		return c.notYet()
 	}
 	return messages.Errorf(messages.Precondition, "container %s is %s, not running: %s", c.id, c.state, otherwise)
-}
-
-// notYet is the answer of a container whose process is being looked for.
-func (c *container) notYet() error {
-	return messages.Errorf(messages.Unavailable, "container %s is being recovered: try again", c.id)
 }
