@@ -30,8 +30,7 @@ func (c *container) reread() {
 			c.discard()
 		default:
 			c.env.Log.Error("a container could not be recovered and will be tried again", "pod", c.pod, "container", c.id, "err", d.err)
-			c.after(backoff(c.env.Settings, c.tries), c.reread)
-			c.tries++
+			c.again(c.reread)
 		}
 	})
 }
@@ -95,8 +94,7 @@ func (c *container) findProcess() {
 	}, func(d done) {
 		if d.err != nil {
 			c.env.Log.Warn("the state of a container is not known yet", "pod", pod, "container", id, "err", d.err)
-			c.after(backoff(c.env.Settings, c.tries), c.findProcess)
-			c.tries++
+			c.again(c.findProcess)
 			return
 		}
 		c.tries = 0

@@ -181,6 +181,7 @@ func (n *node) listContainer(r backends.Record) {
 	n.env.Index.putContainer(c.snapshot())
 }
 
+// podOf is the pod's own record among those of its containers.
 func podOf(records []backends.Record) (podRecord, error) {
 	for _, r := range records {
 		if r.Container == "" {

@@ -2,7 +2,6 @@ package actors
 
 import (
 	"context"
-	"errors"
 	"slices"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -73,8 +72,11 @@ func (s *sandbox) look(ctx context.Context, m adopt) (found, error) {
 // before the pod goes on: the damage is reported only once, and the daemon may
 // end before the pod does.
 func (s *sandbox) noteStrays(ctx context.Context, f found) error {
-	rec, err := s.ownRecord(f.records)
-	if !f.damaged || err != nil || slices.Contains(rec.Done, "strays") {
+	if !f.damaged {
+		return nil
+	}
+	rec, err := podOf(f.records)
+	if err != nil || slices.Contains(rec.Done, "strays") {
 		return nil
 	}
 	rec.Done = append(rec.Done, "strays")
@@ -83,7 +85,7 @@ func (s *sandbox) noteStrays(ctx context.Context, f found) error {
 
 // resume takes the pod up where the record left it.
 func (s *sandbox) resume(f found, spawn func(string) *actor.PID) {
-	rec, err := s.ownRecord(f.records)
+	rec, err := podOf(f.records)
 	if err != nil {
 		// Nothing here knows what the pod holds. Its leftovers carry its id:
 		// the sweeper removes them.
@@ -137,13 +139,4 @@ func (s *sandbox) lost(f found) string {
 		return lostPause
 	}
 	return ""
-}
-
-func (s *sandbox) ownRecord(records []backends.Record) (podRecord, error) {
-	for _, r := range records {
-		if r.Container == "" {
-			return decodePod(r)
-		}
-	}
-	return podRecord{}, errors.New("there is none")
 }
