@@ -63,7 +63,7 @@ type container struct {
 
 // createFirst is CreateContainer with what the pod knows.
 type createFirst struct {
-	messages.CreateContainer
+	req messages.CreateContainer
 	pod podPlan
 }
 
@@ -229,18 +229,18 @@ func (c *container) onCreate(sender *actor.PID, m createFirst) {
 		c.onCreateAgain(sender)
 		return
 	}
-	conf, err := proto.Marshal(m.Config)
+	conf, err := proto.Marshal(m.req.Config)
 	if err != nil {
 		panic(err)
 	}
 	c.conf = conf
-	c.plan = containerPlan{ID: c.id, Pod: c.pod, Config: m.Config, CreatedAt: c.env.Clock.Now(), pod: m.pod}
+	c.plan = containerPlan{ID: c.id, Pod: c.pod, Config: m.req.Config, CreatedAt: c.env.Clock.Now(), pod: m.pod}
 	c.creating.join(sender)
 	c.become(messages.ContainerCreating)
-	name := m.Config.GetImage().GetImage()
+	name := m.req.Config.GetImage().GetImage()
 	img, ok := c.env.Index.takeImage(name, c.id)
 	if !ok {
-		c.first = messages.Errorf(messages.NotFound, "container %s: image %q is not on this node: pull it first", m.Config.GetMetadata().GetName(), name)
+		c.first = messages.Errorf(messages.NotFound, "container %s: image %q is not on this node: pull it first", m.req.Config.GetMetadata().GetName(), name)
 		c.gone()
 		return
 	}
@@ -309,12 +309,13 @@ func (c *container) gone() {
 // it does: after a restart of the daemon nobody is refused for asking early. A
 // stop and a removal are taken in at once.
 func (c *container) postpone(sender *actor.PID, m any) bool {
-	switch m.(type) {
-	case messages.CreateContainer, messages.StartContainer, messages.ExecSync, messages.ReopenLog:
-		c.postponed = append(c.postponed, postponed{sender, m})
-		return true
+	_, request := m.(messages.Addressed)
+	_, takes := m.(messages.Taking)
+	if !request || takes {
+		return false
 	}
-	return false
+	c.postponed = append(c.postponed, postponed{sender, m})
+	return true
 }
 
 // resume deals with what was postponed.
@@ -328,21 +329,17 @@ func (c *container) resume() {
 // putOff sends a request that comes when the container has gone back to the
 // pod, which by then has unlinked it.
 func (c *container) putOff(sender *actor.PID, m any) bool {
-	back := forContainer{id: c.id, m: m}
-	switch m := m.(type) {
-	case createFirst:
-		c.env.System.Root.RequestWithCustomSender(c.parent(), m.CreateContainer, sender)
-		return true
-	case messages.CreateContainer:
-		c.env.System.Root.RequestWithCustomSender(c.parent(), m, sender)
-		return true
-	case messages.StopContainer, messages.RemoveContainer:
-		back.idempotent = true
-	case messages.StartContainer, messages.ExecSync, messages.ReopenLog:
-	default:
+	if first, ok := m.(createFirst); ok {
+		m = first.req
+	}
+	req, ok := m.(messages.Addressed)
+	if !ok {
 		return false
 	}
-	c.env.System.Root.RequestWithCustomSender(c.parent(), back, sender)
+	if _, create := req.(messages.CreateContainer); !create {
+		m = forContainer{id: c.id, m: req}
+	}
+	c.env.System.Root.RequestWithCustomSender(c.parent(), m, sender)
 	return true
 }
 

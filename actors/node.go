@@ -205,22 +205,8 @@ func (n *node) route(ctx actor.Context, sender *actor.PID, m any) {
 		if !n.waitFor(n.names[nameOf(m.Config)], sender, m) {
 			root.RequestWithCustomSender(pid, m, sender)
 		}
-	case messages.StopPod:
-		n.toPod(sender, m.Pod, m, true)
-	case messages.RemovePod:
-		n.toPod(sender, m.Pod, m, true)
-	case messages.CreateContainer:
-		n.toPod(sender, m.Pod, m, false)
-	case messages.StartContainer:
-		n.toPod(sender, m.Pod, forContainer{id: m.Container, m: m}, false)
-	case messages.StopContainer:
-		n.toPod(sender, m.Pod, forContainer{id: m.Container, m: m, idempotent: true}, true)
-	case messages.RemoveContainer:
-		n.toPod(sender, m.Pod, forContainer{id: m.Container, m: m, idempotent: true}, true)
-	case messages.ExecSync:
-		n.toPod(sender, m.Pod, forContainer{id: m.Container, m: m}, false)
-	case messages.ReopenLog:
-		n.toPod(sender, m.Pod, forContainer{id: m.Container, m: m}, false)
+	case messages.Addressed:
+		n.toPod(sender, m)
 	default:
 		unexpected(n.env, ctx, "ready")
 	}
@@ -239,14 +225,20 @@ func (n *node) podFor(ctx actor.Context, m messages.RunPod) *actor.PID {
 }
 
 // toPod passes a request on. A pod that is not there has nothing to stop or
-// remove: those are answered as done (cri-api: idempotent).
-func (n *node) toPod(sender *actor.PID, pod string, m any, idempotent bool) {
+// remove: those are answered as done.
+func (n *node) toPod(sender *actor.PID, req messages.Addressed) {
+	pod, container := req.About()
+	var m any = req
+	if container != "" {
+		m = forContainer{id: container, m: req}
+	}
 	pid, ok := n.pods[pod]
+	_, takes := req.(messages.Taking)
 	switch {
 	case n.waitFor(pod, sender, m):
 	case ok:
 		n.env.System.Root.RequestWithCustomSender(pid, m, sender)
-	case idempotent:
+	case takes:
 		n.env.reply(sender, messages.None{}, nil)
 	default:
 		n.env.reply(sender, nil, messages.Errorf(messages.NotFound, "pod %s does not exist", pod))

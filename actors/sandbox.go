@@ -73,7 +73,7 @@ type adopt struct {
 // isRequest: somebody wants something of a pod or its containers.
 func isRequest(m any) bool {
 	switch m.(type) {
-	case messages.RunPod, messages.StopPod, messages.RemovePod, messages.CreateContainer, forContainer:
+	case messages.RunPod, messages.Addressed, forContainer:
 		return true
 	}
 	return false

@@ -15,8 +15,6 @@ import (
 type forContainer struct {
 	id string
 	m  any
-	// idempotent: a container that is not there has nothing to stop or remove.
-	idempotent bool
 }
 
 // containerGone tells the pod that nothing of a container is left.
@@ -49,7 +47,7 @@ func (s *sandbox) onCreate(ctx actor.Context, m messages.CreateContainer) {
 	id := s.env.NewID()
 	s.names[name] = id
 	pid := s.spawnChild(ctx, id)
-	s.env.System.Root.RequestWithCustomSender(pid, createFirst{CreateContainer: m, pod: s.plan}, ctx.Sender())
+	s.env.System.Root.RequestWithCustomSender(pid, createFirst{req: m, pod: s.plan}, ctx.Sender())
 }
 
 func containerName(c *runtime.ContainerConfig) string {
@@ -85,11 +83,12 @@ func (s *sandbox) adoptChild(r backends.Record, spawn func(string) *actor.PID) (
 // answered here.
 func (s *sandbox) forward(ctx actor.Context, m forContainer) {
 	pid, ok := s.children[m.id]
+	_, takes := m.m.(messages.Taking)
 	switch {
 	case s.waitFor(m.id, ctx.Sender(), m):
 	case ok:
 		s.env.System.Root.RequestWithCustomSender(pid, m.m, ctx.Sender())
-	case m.idempotent:
+	case takes:
 		s.env.reply(ctx.Sender(), messages.None{}, nil)
 	default:
 		s.env.reply(ctx.Sender(), nil, messages.Errorf(messages.NotFound, "container %s is not in pod %s", m.id, s.id))

@@ -28,13 +28,49 @@ type None struct{}
 // waits (its RPC was cancelled). Work that somebody else waits for goes on.
 type Abandon struct{ Caller string }
 
-// About says which pod and container a request is about, for the words of an
-// answer that comes too late.
-func (m StopPod) About() (pod, container string)         { return m.Pod, "" }
-func (m RemovePod) About() (pod, container string)       { return m.Pod, "" }
+// Addressed is a request about a pod, or about a container of it (then both are
+// named). It is routed by that, and an answer that comes too late says it.
+type Addressed interface{ About() (pod, container string) }
+
+// About implements Addressed.
+func (m StopPod) About() (pod, container string) { return m.Pod, "" }
+
+// About implements Addressed.
+func (m RemovePod) About() (pod, container string) { return m.Pod, "" }
+
+// About implements Addressed.
 func (m CreateContainer) About() (pod, container string) { return m.Pod, "" }
-func (m StartContainer) About() (pod, container string)  { return m.Pod, m.Container }
-func (m StopContainer) About() (pod, container string)   { return m.Pod, m.Container }
+
+// About implements Addressed.
+func (m StartContainer) About() (pod, container string) { return m.Pod, m.Container }
+
+// About implements Addressed.
+func (m StopContainer) About() (pod, container string) { return m.Pod, m.Container }
+
+// About implements Addressed.
 func (m RemoveContainer) About() (pod, container string) { return m.Pod, m.Container }
-func (m ReopenLog) About() (pod, container string)       { return m.Pod, m.Container }
-func (m ExecSync) About() (pod, container string)        { return m.Pod, m.Container }
+
+// About implements Addressed.
+func (m ReopenLog) About() (pod, container string) { return m.Pod, m.Container }
+
+// About implements Addressed.
+func (m ExecSync) About() (pod, container string) { return m.Pod, m.Container }
+
+// Taking is a request that takes something away: where there is nothing, it is
+// done (cri-api: Stop and Remove are idempotent).
+type Taking interface {
+	Addressed
+	Takes()
+}
+
+// Takes implements Taking.
+func (StopPod) Takes() {}
+
+// Takes implements Taking.
+func (RemovePod) Takes() {}
+
+// Takes implements Taking.
+func (StopContainer) Takes() {}
+
+// Takes implements Taking.
+func (RemoveContainer) Takes() {}

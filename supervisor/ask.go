@@ -60,9 +60,7 @@ func (t *Tree) Ask(ctx context.Context, req any) (any, error) {
 // lateError says what the pod or container asked about is waiting on.
 func (t *Tree) lateError(ctx context.Context, req any) error {
 	about := ""
-	if b, ok := req.(interface {
-		About() (pod, container string)
-	}); ok {
+	if b, ok := req.(messages.Addressed); ok {
 		about = t.activity(b.About())
 	}
 	return fmt.Errorf("no answer in time to %T%s; the work goes on and a retry joins it: %w", req, about, ctx.Err())
