@@ -30,7 +30,9 @@ type Abandon struct{ Caller string }
 
 // Addressed is a request about a pod, or about a container of it (then both are
 // named). It is routed by that, and an answer that comes too late says it.
-type Addressed interface{ About() (pod, container string) }
+type Addressed interface {
+	About() (pod, container string)
+}
 
 // About implements Addressed.
 func (m StopPod) About() (pod, container string) { return m.Pod, "" }
