@@ -33,8 +33,15 @@ type Config struct {
 	// ReconnectWait is how long a call waits for a connection that is being
 	// made before it is Unavailable, if its context allows; 0: 5 s.
 	ReconnectWait time.Duration
-	Log           *slog.Logger
+	// Handlers are the OCI runtimes that containers can be made with, by the
+	// name of the runtime handler. Others than Builtin and these are refused.
+	Handlers map[string]wire.Runtime
+	Log      *slog.Logger
 }
+
+// Builtin is the handler that needs no program: libcontainer in the monitor.
+// A request that names no handler means it as well.
+const Builtin = "libcontainer"
 
 // Client is a backends.Runtime whose processes are the monitor's.
 type Client struct {

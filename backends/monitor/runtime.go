@@ -10,14 +10,33 @@ import (
 
 type none struct{}
 
-// Create makes the init process. It goes on in the monitor when ctx ends; a
-// second call joins it.
+// Create makes the init process. With libcontainer it goes on in the monitor
+// when ctx ends, and a second call joins it; with another runtime it ends, and
+// what was made is taken back. A handler that is not configured is an error of
+// kind Precondition.
 func (c *Client) Create(ctx context.Context, r backends.ProcessRequest) (messages.ProcessState, error) {
+	rt, err := c.runtimeOf(r.Handler)
+	if err != nil {
+		return messages.ProcessState{}, err
+	}
 	st, err := call[wire.State](ctx, c, wire.OpCreate, wire.Create{
 		Ref: wire.Ref{Pod: r.Pod, Container: r.Container}, Bundle: r.Bundle, LogPath: r.LogPath,
-		Stdin: r.Stdin, StdinOnce: r.StdinOnce, TTY: r.TTY, Pause: r.Pause,
+		Stdin: r.Stdin, StdinOnce: r.StdinOnce, TTY: r.TTY, Pause: r.Pause, Runtime: rt,
 	})
 	return processState(st), err
+}
+
+// runtimeOf is nil for libcontainer.
+func (c *Client) runtimeOf(handler string) (*wire.Runtime, error) {
+	if handler == "" || handler == Builtin {
+		return nil, nil
+	}
+	rt, ok := c.cfg.Handlers[handler]
+	if !ok {
+		return nil, messages.Errorf(messages.Precondition, "runtime handler %q is not usable on this node any more: no container can be made with it; configure it again, or remove the pod", handler)
+	}
+	rt.Name = handler
+	return &rt, nil
 }
 
 // Start lets the user's command run. An error of kind Internal leaves the

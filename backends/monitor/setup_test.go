@@ -19,6 +19,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/backends/monitor"
+	"github.com/troupe-run/troupe/backends/monitor/wire"
 	"github.com/troupe-run/troupe/messages"
 )
 
@@ -101,20 +102,36 @@ func slowness() time.Duration {
 
 // node is a monitor of its own and a daemon's connection to it.
 type node struct {
-	t      testing.TB
-	dir    string
-	cgroup string
-	cfg    monitor.Config
+	t       testing.TB
+	dir     string
+	cgroup  string
+	cfg     monitor.Config
+	handler string // of new containers
 	*monitor.Client
 	facts  chan messages.ProcessState
 	hangUp context.CancelFunc
 	ended  chan error
 }
 
+// ociRuntimes are those that this machine has.
+func ociRuntimes() map[string]wire.Runtime {
+	found := map[string]wire.Runtime{}
+	for _, name := range []string{"crun", "runc"} {
+		if path, err := exec.LookPath(name); err == nil {
+			found[name] = wire.Runtime{Kind: name, Path: path}
+		}
+	}
+	return found
+}
+
 // newNode starts a monitor; at the test's end it must have nothing left.
 func newNode(t testing.TB) *node {
 	n := &node{t: t, dir: t.TempDir(), cgroup: "/troupe-test-" + newID()[:12]}
-	n.cfg = monitor.Config{Binary: program, Dir: filepath.Join(n.dir, "monitor"), ReconnectWait: 300 * time.Millisecond, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	n.handler = os.Getenv("TROUPE_TEST_HANDLER")
+	if n.handler == "" {
+		n.handler = monitor.Builtin
+	}
+	n.cfg = monitor.Config{Handlers: ociRuntimes(), Binary: program, Dir: filepath.Join(n.dir, "monitor"), ReconnectWait: 300 * time.Millisecond, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
 	t.Cleanup(n.end)
 	n.connect()
 	return n
@@ -163,7 +180,7 @@ func (n *node) end() {
 		n.t.Errorf("quit: %v", err)
 	}
 	n.eventually("the monitor ends", func() bool { return syscall.Kill(pid, 0) != nil })
-	for _, left := range []string{"state/*", "containers/*", "exits/*"} {
+	for _, left := range []string{"state/*", "containers/*", "exits/*", "oci/*", "runtimes/*/*"} {
 		if found, _ := filepath.Glob(filepath.Join(n.cfg.Dir, left)); len(found) > 0 {
 			n.t.Errorf("left behind: %v", found)
 		}
@@ -218,7 +235,7 @@ func (n *node) eventually(what string, ok func() bool) {
 // container writes a bundle that runs args.
 func (n *node) container(args []string, change ...func(*specs.Spec)) backends.ProcessRequest {
 	n.t.Helper()
-	r := backends.ProcessRequest{Pod: newID(), Container: newID(), Handler: "runc"}
+	r := backends.ProcessRequest{Pod: newID(), Container: newID(), Handler: n.handler}
 	r.Bundle, r.LogPath = filepath.Join(n.dir, "bundles", r.Container), filepath.Join(n.dir, "logs", r.Container, "0.log")
 	if err := os.MkdirAll(r.Bundle, 0o755); err != nil {
 		n.t.Fatal(err)

@@ -77,6 +77,9 @@ const killRounds = 200
 
 // pidsOf are the processes of a cgroup and those below it; none when it has gone.
 func pidsOf(cg cgroups.Manager) ([]int, error) {
+	if cg == nil {
+		return nil, nil
+	}
 	pids, err := cg.GetAllPids()
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
 		return nil, nil

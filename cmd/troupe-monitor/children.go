@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -16,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// children keeps apart who waits for which child. This process has three kinds:
+// children keeps apart who waits for which child. This process has four kinds:
 //
 //   - the init and exec processes: in known, reaped once, by the wait that adopt
 //     gave, after their pidfd has become readable; and helpers of our own, in
@@ -24,6 +25,9 @@ import (
 //   - helpers that libcontainer forks and waits for itself (the stages of an
 //     init, hooks): alive or zombie only while somebody is between forking and
 //     its done;
+//   - processes that an OCI runtime makes and leaves to us when it ends: in
+//     known from the moment we know their pid; until then, while a runtime runs
+//     that will leave one (inherits), nothing is swept at all;
 //   - orphans of containers without a PID namespace of their own, which come to
 //     us because we are the subreaper, and what failed creates leave.
 //
@@ -35,6 +39,7 @@ type children struct {
 	gate  sync.RWMutex
 	mu    sync.Mutex
 	known map[int]*child
+	heirs int // how many runtimes run whose processes will be ours
 }
 
 type child struct{ pid int }
@@ -84,6 +89,47 @@ func (c *children) run(cmd *exec.Cmd) error {
 	}
 	defer c.leave(me)
 	return cmd.Wait()
+}
+
+// inherits says that a process will come to us by its parent's end, until the
+// caller knows its pid and calls done.
+func (c *children) inherits() (done func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.heirs++
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.heirs--
+	}
+}
+
+// inherit enters such a process and gives the function that reaps it.
+func (c *children) inherit(pid int) (func() (exitStatus, error), error) {
+	me := c.enter(pid)
+	if !isChild(pid) {
+		c.leave(me)
+		return nil, fmt.Errorf("process %d, which the runtime named, is no child of this process", pid)
+	}
+	return func() (exitStatus, error) {
+		defer c.leave(me)
+		for {
+			var ws unix.WaitStatus
+			_, err := unix.Wait4(pid, &ws, 0, nil)
+			switch {
+			case errors.Is(err, unix.EINTR):
+			case err != nil:
+				return exitStatus{unknown: true}, fmt.Errorf("wait for process %d: %w", pid, err)
+			default:
+				return decode(syscall.WaitStatus(ws)), nil
+			}
+		}
+	}, nil
+}
+
+func isChild(pid int) bool {
+	var info unix.Siginfo
+	return unix.Waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil) == nil
 }
 
 func (c *children) enter(pid int) *child {
@@ -144,12 +190,12 @@ func (c *children) sweep(insist bool) bool {
 	for {
 		pid := firstZombie()
 		c.mu.Lock()
-		ours := c.known[pid] != nil
+		ours := c.known[pid] != nil || c.heirs > 0
 		c.mu.Unlock()
 		if pid == 0 {
 			return true
 		}
-		if ours { // its own wait is about to come
+		if ours { // its own wait is about to come, or may be
 			return false
 		}
 		var ws unix.WaitStatus

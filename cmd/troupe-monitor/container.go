@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/cgroups"
-	"github.com/opencontainers/runc/libcontainer"
 	"github.com/troupe-run/troupe/backends/monitor/wire"
 	"golang.org/x/sys/unix"
 )
@@ -33,7 +32,7 @@ type container struct {
 	op chan struct{}
 
 	// Set by create or load, unchanged afterwards.
-	lc     *libcontainer.Container
+	engine engine // nil: its create did not get that far
 	cgroup cgroups.Manager
 	shared bool // has no PID namespace of its own: init's end leaves others alive
 	over   chan struct{}
@@ -48,6 +47,7 @@ type container struct {
 	stderr *stream
 	stdin  *os.File // the writing end, when kept open
 	oom    *oomWatch
+	abort  context.CancelFunc // makes a create that hangs fail
 }
 
 // record is what is stored about a container, to find it after the monitor's
@@ -55,9 +55,15 @@ type container struct {
 type record struct {
 	wire.State
 	Bundle     string `json:"bundle"`
+	Pause      bool   `json:"pause,omitempty"`
+	Born       uint64 `json:"born,omitempty"` // startTime of init
 	LogPath    string `json:"logPath,omitempty"`
 	StdinOnce  bool   `json:"stdinOnce,omitempty"`
-	StartError string `json:"startError,omitempty"` // what Start will answer: libcontainer found it early
+	StartError string `json:"startError,omitempty"` // what Start will answer: the engine found it early
+
+	// Runtime is the OCI runtime that made it; nil: libcontainer. All that is
+	// needed stands here, whatever the daemon's configuration has become.
+	Runtime *wire.Runtime `json:"runtime,omitempty"`
 }
 
 // acquire gets the right to a life cycle step.
@@ -113,7 +119,7 @@ func (c *container) start(ctx context.Context) (wire.State, error) {
 	case status != wire.Created:
 		return wire.State{}, failf(wire.Precondition, "container %s cannot be started: it is %s", c.ref.Key(), c.state().Status)
 	}
-	if err := releaseFifo(ctx, c.m.fifo(c.ref.Key()), c.over); err != nil {
+	if err := c.engine.start(ctx); err != nil {
 		c.mu.Lock()
 		if c.record.Status == wire.Created {
 			c.record.StartedAt = time.Time{}

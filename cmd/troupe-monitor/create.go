@@ -6,13 +6,7 @@ import (
 	"context"
 	"errors"
 	"os"
-	"strconv"
-	"strings"
 
-	"github.com/opencontainers/cgroups"
-	"github.com/opencontainers/cgroups/manager"
-	"github.com/opencontainers/runc/libcontainer"
-	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/troupe-run/troupe/backends/monitor/wire"
 	"golang.org/x/sys/unix"
@@ -38,13 +32,17 @@ func (m *monitor) create(ctx context.Context, r wire.Create) (wire.State, error)
 	if m.find(r.Ref) != c {
 		return wire.State{}, failf(wire.Canceled, "container %s was deleted while it was to be made", r.Key())
 	}
-	if err := c.make(r); err != nil {
+	if err := c.make(ctx, r); err != nil {
 		kind := wire.Internal
-		if errors.Is(err, unix.ENOSPC) {
+		switch {
+		case errors.Is(err, unix.ENOSPC):
 			kind = wire.NoSpace
-		}
-		if errors.Is(err, os.ErrNotExist) && c.lc == nil {
+		case errors.Is(err, os.ErrNotExist) && c.engine == nil:
 			kind = wire.Invalid
+		case errors.Is(err, context.DeadlineExceeded):
+			kind = wire.Deadline
+		case errors.Is(err, context.Canceled):
+			kind = wire.Canceled
 		}
 		if left := c.destroy(); left != nil {
 			c.log.Error("what a failed create made is still there; Delete will take it back", "err", left)
@@ -58,79 +56,62 @@ func (m *monitor) create(ctx context.Context, r wire.Create) (wire.State, error)
 
 // make runs the steps of create. After an error destroy takes back whatever
 // had been made.
-func (c *container) make(r wire.Create) error {
+func (c *container) make(ctx context.Context, r wire.Create) error {
 	spec, err := c.m.readSpec(r)
 	if err != nil {
 		return err
 	}
-	config, err := c.m.libcontainerConfig(r, spec)
+	cgroup, err := c.m.newCgroup(r, spec)
 	if err != nil {
 		return err
 	}
-	cgroup, err := manager.New(config.Cgroups)
-	if err != nil {
-		return err
+	rec := record{
+		State: wire.State{Ref: r.Ref}, Bundle: r.Bundle, Pause: r.Pause, LogPath: r.LogPath, StdinOnce: r.StdinOnce, Runtime: r.Runtime,
 	}
-	rec := record{State: wire.State{Ref: r.Ref}, Bundle: r.Bundle, LogPath: r.LogPath, StdinOnce: r.StdinOnce}
 	c.mu.Lock()
 	c.record = rec
-	c.shared = !config.Namespaces.IsPrivate(configs.NEWPID)
+	c.shared = sharesPIDs(spec)
 	c.cgroup = cgroup // from now on Delete can kill what is being made
 	c.mu.Unlock()
 	// First the record: whatever is made from here on has a name to find it by.
 	if err := writeJSON(c.m.container(r.Key()), rec); err != nil {
 		return err
 	}
-	if c.lc, err = libcontainer.Create(c.m.state(), r.Key(), config); err != nil {
+	if c.engine, err = c.newEngine(r, spec); err != nil {
 		return err
 	}
 	if c.out, err = openLog(r.LogPath, c.log); err != nil {
 		return err
 	}
-	process, err := newProcess(spec.Process)
+	p, err := newProcess(spec.Process)
 	if err != nil {
 		return err
 	}
-	process.Init = true
-	ends, err := openStdio(process, r)
+	ends, err := openStdio(p, r)
 	if err != nil {
 		return err
 	}
 	defer ends.closeAll()
-	err = c.spawn(process)
+	ctx, abort := context.WithCancel(ctx)
+	defer abort()
+	c.mu.Lock()
+	c.abort = abort
+	c.mu.Unlock()
+	err = c.engine.create(ctx, p)
 	if err != nil && isStartError(err, spec.Process.Args) {
 		return c.keepStartError(err)
 	}
 	if err != nil {
 		return err
 	}
-	return c.attach(process, ends)
-}
-
-// spawn makes the init process. Its pid is entered as ours to wait for before
-// the sweep for orphans may look again.
-func (c *container) spawn(p *libcontainer.Process) error {
-	defer c.giveProgram(p)() // before the gate: it may make a child itself
-	done := c.m.children.forking()
-	defer done()
-	if err := c.lc.Start(p); err != nil {
-		return err
-	}
-	pid, err := p.Pid()
-	if err != nil {
-		return err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.wait = c.m.children.adopt(pid, p)
-	c.record.Pid = pid
-	return nil
+	return c.attach(p, ends)
 }
 
 // attach connects the made process: its output, its OOM counter, its end.
-func (c *container) attach(p *libcontainer.Process, ends *stdio) error {
+func (c *container) attach(p *process, ends *stdio) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.wait, c.record.Pid, c.record.Born = p.reap, p.pid, startTime(p.pid)
 	var err error
 	if c.pidfd, err = unix.PidfdOpen(c.record.Pid, 0); err != nil {
 		return errors.Join(errors.New("pidfd of the new init process"), err)
@@ -149,12 +130,6 @@ func (c *container) attach(p *libcontainer.Process, ends *stdio) error {
 		return err
 	}
 	return nil
-}
-
-// isStartError tells whether libcontainer refused the command itself: runc
-// looks it up already at create, as "exec: "name": …" (os/exec.LookPath).
-func isStartError(err error, args []string) bool {
-	return len(args) > 0 && strings.Contains(err.Error(), "exec: "+strconv.Quote(args[0])+": ")
 }
 
 // keepStartError makes a command that does not exist what it is in CRI: a
@@ -192,9 +167,4 @@ func (m *monitor) readSpec(r wire.Create) (*specs.Spec, error) {
 		spec.Process.OOMScoreAdj = &m.oomScore // else it would inherit the monitor's -999
 	}
 	return &spec, nil
-}
-
-// cgroupOf is the manager of a container that was made by an earlier monitor.
-func cgroupOf(s *libcontainer.State) (cgroups.Manager, error) {
-	return manager.NewWithPaths(s.Config.Cgroups, s.CgroupPaths)
 }

@@ -70,6 +70,12 @@ func (c *container) overtake(ctx context.Context) error {
 		return nil
 	case <-time.After(time.Second):
 	}
+	c.mu.Lock()
+	abort := c.abort
+	c.mu.Unlock()
+	if abort != nil {
+		abort()
+	}
 	if err := c.signalAll(unix.SIGKILL); err != nil {
 		c.log.Warn("a step that hangs cannot be ended", "err", err)
 	}
@@ -124,23 +130,15 @@ func (c *container) reapHalfMade() {
 	}
 }
 
-// destroyState removes libcontainer's state and the cgroup.
+// destroyState removes the engine's state and the cgroup.
 func (c *container) destroyState() error {
-	dir := filepath.Join(c.m.state(), c.ref.Key())
-	if c.lc == nil {
-		if c.cgroup != nil {
-			if err := c.cgroup.Destroy(); err != nil {
-				return fmt.Errorf("remove the cgroup: %w", err)
-			}
+	if c.engine != nil {
+		return c.engine.destroy()
+	}
+	if c.cgroup != nil {
+		if err := c.cgroup.Destroy(); err != nil {
+			return fmt.Errorf("remove the cgroup: %w", err)
 		}
-		return os.RemoveAll(dir)
 	}
-	done := c.m.children.forking() // it runs the poststop hooks
-	defer done()
-	err := c.lc.Destroy()
-	if _, there := os.Lstat(dir); err != nil && os.IsNotExist(there) {
-		c.log.Warn("a poststop hook failed", "err", err)
-		return nil
-	}
-	return err
+	return os.RemoveAll(filepath.Join(c.m.state(), c.ref.Key()))
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/opencontainers/runc/libcontainer"
 	"github.com/troupe-run/troupe/backends/monitor/wire"
 	"golang.org/x/sys/unix"
 )
@@ -88,7 +87,7 @@ func (c *container) run(ctx context.Context, r wire.Exec) (wire.ExecResult, erro
 	if process.Stdout, process.Stderr, err = ends.outputs(); err != nil {
 		return wire.ExecResult{}, err
 	}
-	reap, err := c.enter(process)
+	reap, err := c.enter(ctx, process)
 	if err != nil {
 		return wire.ExecResult{}, err
 	}
@@ -118,18 +117,11 @@ func (c *container) run(ctx context.Context, r wire.Exec) (wire.ExecResult, erro
 }
 
 // enter makes the process in the container.
-func (c *container) enter(p *libcontainer.Process) (reap func() (exitStatus, error), err error) {
-	defer c.giveProgram(p)() // before the gate: it may make a child itself
-	done := c.m.children.forking()
-	defer done()
-	if err := c.lc.Start(p); err != nil {
+func (c *container) enter(ctx context.Context, p *process) (reap func() (exitStatus, error), err error) {
+	if err := c.engine.exec(ctx, p); err != nil {
 		return nil, err
 	}
-	pid, err := p.Pid()
-	if err != nil {
-		return nil, err
-	}
-	return c.m.children.adopt(pid, p), nil
+	return p.reap, nil
 }
 
 // execProcess is a running exec.
@@ -142,7 +134,7 @@ type execProcess struct {
 	out, err       *capture
 }
 
-func (c *container) follow(process *libcontainer.Process, ends *stdio) (_ *execProcess, err error) {
+func (c *container) follow(process *process, ends *stdio) (_ *execProcess, err error) {
 	p := &execProcess{loop: c.m.loop, ended: make(chan struct{}), out: &capture{max: captureMax}, err: &capture{max: captureMax}}
 	defer func() {
 		if err != nil {

@@ -11,7 +11,6 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/manager"
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
@@ -51,17 +50,11 @@ func (m *monitor) load() {
 // else the process; never what the last monitor believed.
 func (c *container) load(rec record) error {
 	c.record, c.pidfd, c.shared = rec, -1, true
-	lc, err := libcontainer.Load(c.m.state(), c.ref.Key())
-	if err != nil {
-		c.cgroup = c.cgroupOfBundle()
-		if !errors.Is(err, libcontainer.ErrNotExist) {
-			c.log.Warn("libcontainer's state cannot be read", "err", err)
-		}
-	} else if err := c.adoptState(lc); err != nil {
+	if err := c.loadEngine(); err != nil {
 		return err
 	}
 	var exit wire.State
-	err = readJSON(c.m.exit(c.ref.Key()), &exit)
+	err := readJSON(c.m.exit(c.ref.Key()), &exit)
 	switch {
 	case err == nil:
 		c.record.State = exit
@@ -74,7 +67,7 @@ func (c *container) load(rec record) error {
 	case rec.StartError != "":
 		return nil // it still waits for Start
 	}
-	if c.lc != nil {
+	if c.engine != nil {
 		watched, err := c.watchForeign()
 		if watched || err != nil {
 			return err
@@ -84,37 +77,47 @@ func (c *container) load(rec record) error {
 	return nil
 }
 
-func (c *container) adoptState(lc *libcontainer.Container) error {
+// loadEngine finds the engine again, as far as there was one, and the cgroup.
+func (c *container) loadEngine() error {
+	if c.record.Runtime != nil {
+		c.engine = loadExternal(c)
+		c.loadBundle()
+		return nil
+	}
+	lc, err := libcontainer.Load(c.m.state(), c.ref.Key())
+	if err != nil {
+		c.loadBundle()
+		if !errors.Is(err, libcontainer.ErrNotExist) {
+			c.log.Warn("libcontainer's state cannot be read", "err", err)
+		}
+		return nil
+	}
 	state, err := lc.State()
 	if err != nil {
 		return err
 	}
-	if c.cgroup, err = cgroupOf(state); err != nil {
+	if c.cgroup, err = manager.NewWithPaths(state.Config.Cgroups, state.CgroupPaths); err != nil {
 		return err
 	}
-	c.lc, c.record.Pid = lc, state.InitProcessPid
+	c.engine, c.record.Pid = &inProcess{c: c, lc: lc}, state.InitProcessPid
 	config := lc.Config()
 	c.shared = !config.Namespaces.IsPrivate(configs.NEWPID)
 	return nil
 }
 
-// cgroupOfBundle finds the cgroup of a create that did not get to its state
-// file, by the bundle it was made from; nil when that has gone as well.
-func (c *container) cgroupOfBundle() cgroups.Manager {
-	r := wire.Create{Ref: c.ref, Bundle: c.record.Bundle}
+// loadBundle finds the cgroup by the bundle the container was made from; there
+// is none when that has gone as well.
+func (c *container) loadBundle() {
+	r := wire.Create{Ref: c.ref, Bundle: c.record.Bundle, Pause: c.record.Pause}
 	spec, err := c.m.readSpec(r)
 	if err != nil {
-		return nil
+		c.log.Warn("the bundle of a container of an earlier monitor cannot be read: what it left in its cgroup cannot be killed", "err", err)
+		return
 	}
-	config, err := c.m.libcontainerConfig(r, spec)
-	if err != nil {
-		return nil
+	c.shared = sharesPIDs(spec)
+	if c.cgroup, err = c.m.newCgroup(r, spec); err != nil {
+		c.log.Warn("the cgroup of a container of an earlier monitor cannot be found", "err", err)
 	}
-	cg, err := manager.New(config.Cgroups)
-	if err != nil {
-		return nil
-	}
-	return cg
 }
 
 // watchForeign waits for the end of a process that an earlier monitor started,
@@ -147,20 +150,12 @@ func (c *container) watchForeign() (bool, error) {
 	return true, err
 }
 
-// foreignAlive asks libcontainer, which compares the process's start time.
 func (c *container) foreignAlive() bool {
-	status, err := c.lc.Status()
-	if err != nil {
+	status := c.engine.status()
+	if status == wire.Exited {
 		return false
 	}
-	switch status {
-	case libcontainer.Created:
-		c.record.Status = wire.Created
-	case libcontainer.Running, libcontainer.Paused:
-		c.record.Status = wire.Running
-	default:
-		return false
-	}
+	c.record.Status = status
 	return true
 }
 

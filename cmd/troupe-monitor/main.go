@@ -36,6 +36,9 @@ func init() {
 		takeProgram(readyFd)
 		libcontainer.Init()
 	}
+	if len(os.Args) > 2 && os.Args[1] == withoutUnified {
+		os.Exit(runWithoutUnified(os.Args[2:]))
+	}
 	if len(os.Args) == 2 && os.Args[1] == compileCommand {
 		os.Exit(compileProfile())
 	}
@@ -113,8 +116,9 @@ func protect(log *slog.Logger) (int, error) {
 	}
 	_, _ = unix.Setsid() // refused when the client has done it already
 	unix.Umask(0o022)
-	// A descriptor of a dead log must not take the monitor along.
-	signal.Ignore(unix.SIGPIPE)
+	// A descriptor of a dead log must not take the monitor along. It is caught
+	// and not ignored: a runtime would hand the ignoring on to its containers.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	const file = "/proc/self/oom_score_adj"
 	data, err := os.ReadFile(file)
 	if err != nil {

@@ -17,6 +17,7 @@ type paths struct{ dir string }
 
 func (p paths) socket() string    { return filepath.Join(p.dir, "monitor.sock") }
 func (p paths) state() string     { return filepath.Join(p.dir, "state") } // libcontainer's
+func (p paths) work() string      { return filepath.Join(p.dir, "oci") }   // what OCI runtimes are given
 func (p paths) pauseRoot() string { return filepath.Join(p.dir, "pause-root") }
 
 // container is what is to be known of a container to find it again; exit is
@@ -25,7 +26,7 @@ func (p paths) container(key string) string { return filepath.Join(p.dir, "conta
 func (p paths) exit(key string) string      { return filepath.Join(p.dir, "exits", key) }
 
 func (p paths) make() error {
-	for _, d := range []string{p.dir, p.state(), filepath.Join(p.dir, "containers"), filepath.Join(p.dir, "exits")} {
+	for _, d := range []string{p.dir, p.state(), p.work(), filepath.Join(p.dir, "containers"), filepath.Join(p.dir, "exits")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return fmt.Errorf("make the monitor's directory: %w", err)
 		}

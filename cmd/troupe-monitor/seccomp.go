@@ -14,7 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runc/libcontainer/seccomp"
 	libseccomp "github.com/seccomp/libseccomp-golang"
@@ -38,15 +37,15 @@ const (
 // giveProgram lets the process find its seccomp program ready, and returns what
 // gives the file back once the process is made. Without a program, for whatever
 // reason, the process compiles its profile itself: it is never less confined.
-func (c *container) giveProgram(p *libcontainer.Process) (done func()) {
+func (e *inProcess) giveProgram(p *process) (done func()) {
 	nothing := func() {}
-	config := c.lc.Config()
+	config := e.lc.Config()
 	if config.Seccomp == nil {
 		return nothing
 	}
-	file, err := c.m.readyFile(config.Seccomp)
+	file, err := e.c.m.readyFile(config.Seccomp)
 	if err != nil {
-		c.log.Warn("no ready seccomp program: the process compiles its profile itself, which takes longer", "err", err)
+		e.c.log.Warn("no ready seccomp program: the process compiles its profile itself, which takes longer", "err", err)
 		return nothing
 	}
 	p.ExtraFiles = []*os.File{file}

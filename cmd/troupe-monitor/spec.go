@@ -68,9 +68,9 @@ func hasOption(options []string, oneOf ...string) bool {
 	return false
 }
 
-// newProcess is libcontainer's form of a spec's process section.
-func newProcess(p *specs.Process) (*libcontainer.Process, error) {
-	lp := &libcontainer.Process{
+// newProcess is the engines' form of a spec's process section.
+func newProcess(p *specs.Process) (*process, error) {
+	lp := libcontainer.Process{
 		Args: p.Args, Env: p.Env, Cwd: p.Cwd,
 		UID: int(p.User.UID), GID: int(p.User.GID),
 		Label: p.SelinuxLabel, AppArmorProfile: p.ApparmorProfile, NoNewPrivileges: &p.NoNewPrivileges,
@@ -100,7 +100,7 @@ func newProcess(p *specs.Process) (*libcontainer.Process, error) {
 		return nil, fmt.Errorf("its config.json: %w", err)
 	}
 	lp.CPUAffinity = affinity
-	return lp, nil
+	return &process{Process: lp, spec: p}, nil
 }
 
 var rlimits = map[string]int{

@@ -8,7 +8,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/opencontainers/runc/libcontainer"
 	"github.com/troupe-run/troupe/backends/monitor/wire"
 	"golang.org/x/sys/unix"
 )
@@ -21,7 +20,7 @@ type stdio struct {
 	console               *os.File   // brings the terminal
 }
 
-func openStdio(p *libcontainer.Process, r wire.Create) (_ *stdio, err error) {
+func openStdio(p *process, r wire.Create) (_ *stdio, err error) {
 	s := &stdio{}
 	defer func() {
 		if err != nil {

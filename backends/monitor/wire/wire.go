@@ -73,6 +73,21 @@ type Create struct {
 	StdinOnce bool   `json:"stdinOnce,omitempty"`
 	TTY       bool   `json:"tty,omitempty"`
 	Pause     bool   `json:"pause,omitempty"`
+
+	// Runtime is the OCI runtime to make the container with; nil: libcontainer.
+	Runtime *Runtime `json:"runtime,omitempty"`
+}
+
+// Runtime says how an OCI runtime is run. It is all the monitor knows about a
+// handler and is kept with each container, so that one can be ended after its
+// handler has gone from the configuration.
+type Runtime struct {
+	Name string `json:"name"`           // the handler's
+	Kind string `json:"kind,omitempty"` // how the program calls itself: crun, runc, …
+	Path string `json:"path"`
+	Root string `json:"root,omitempty"` // its --root; empty: below the monitor's directory
+	// CreateTimeout bounds a create; 0: the caller's patience does.
+	CreateTimeout time.Duration `json:"createTimeout,omitempty"`
 }
 
 // Signal asks for a signal to the init process, or to every process.
