@@ -35,6 +35,7 @@ var mayImport = map[string][]string{
 	"backends/monitor":     {"messages", "backends"},
 	"backends/namespaces":  {"messages", "backends"},
 	"backends/rootfs":      {"messages", "backends"},
+	"backends/stats":       {"messages"},
 	"actors":               {"messages", "backends"},
 	"supervisor":           {"messages", "backends", "actors"},
 	"cri":                  {"messages", "messages/debugv1"},
@@ -42,7 +43,7 @@ var mayImport = map[string][]string{
 	"cmd/troupe": {
 		"messages", "messages/debugv1", "backends", "actors", "supervisor", "cri",
 		"backends/bundles", "backends/cgroups", "backends/cni", "backends/files", "backends/images",
-		"backends/journal", "backends/monitor", "backends/namespaces", "backends/rootfs",
+		"backends/journal", "backends/monitor", "backends/namespaces", "backends/rootfs", "backends/stats",
 	},
 	"cmd/troupe-monitor": {"backends/monitor/wire"},
 	"cmd/troupe-sim":     {"simulations"},

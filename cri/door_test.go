@@ -235,7 +235,7 @@ func TestStoppingIsNotHeldUpForEver(t *testing.T) {
 }
 
 func TestAServerWithoutItsDefaultHandlerIsNotMade(t *testing.T) {
-	_, err := New(Config{Node: &fakeNode{}, DefaultHandler: "runc", Handlers: []Handler{{Name: "crun"}}})
+	_, err := New(Config{Node: &fakeNode{}, Meter: &fakeMeter{}, DefaultHandler: "runc", Handlers: []Handler{{Name: "crun"}}})
 	if err == nil || !strings.Contains(err.Error(), "runc") {
 		t.Errorf("got %v", err)
 	}

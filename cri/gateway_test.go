@@ -188,6 +188,7 @@ func (b *logBuffer) String() string {
 // gateway is a server on a real socket, with a real client.
 type gateway struct {
 	*fakeNode
+	meter  *fakeMeter
 	server *Server
 	rpc    runtime.RuntimeServiceClient
 	img    runtime.ImageServiceClient
@@ -197,9 +198,9 @@ type gateway struct {
 
 func newGateway(t *testing.T, change ...func(*Config)) *gateway {
 	t.Helper()
-	g := &gateway{fakeNode: &fakeNode{view: &fakeView{}, events: make(chan messages.Event, 8)}, log: &logBuffer{}}
+	g := &gateway{fakeNode: &fakeNode{view: &fakeView{}, events: make(chan messages.Event, 8)}, meter: &fakeMeter{}, log: &logBuffer{}}
 	config := Config{
-		Node: g.fakeNode, Version: "1.37.0", DefaultHandler: "native",
+		Node: g.fakeNode, Meter: g.meter, Version: "1.37.0", DefaultHandler: "native",
 		Handlers:     []Handler{{Name: "native", RecursiveReadOnly: true}, {Name: "crun"}},
 		CgroupDriver: runtime.CgroupDriver_CGROUPFS,
 		Shown:        map[string]string{"root": "/var/lib/troupe"},

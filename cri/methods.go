@@ -43,6 +43,16 @@ var methods = map[string]method{
 	runtime.RuntimeService_ExecSync_FullMethodName:           {execs, plusTimeoutIfAny},
 	runtime.RuntimeService_GetContainerEvents_FullMethodName: {watches, endless},
 
+	runtime.RuntimeService_ContainerStats_FullMethodName:          {reads, base},
+	runtime.RuntimeService_ListContainerStats_FullMethodName:      {reads, base},
+	runtime.RuntimeService_StreamContainerStats_FullMethodName:    {reads, base},
+	runtime.RuntimeService_PodSandboxStats_FullMethodName:         {reads, base},
+	runtime.RuntimeService_ListPodSandboxStats_FullMethodName:     {reads, base},
+	runtime.RuntimeService_StreamPodSandboxStats_FullMethodName:   {reads, base},
+	runtime.RuntimeService_ListMetricDescriptors_FullMethodName:   {reads, base},
+	runtime.RuntimeService_ListPodSandboxMetrics_FullMethodName:   {reads, base},
+	runtime.RuntimeService_StreamPodSandboxMetrics_FullMethodName: {reads, base},
+
 	runtime.ImageService_ListImages_FullMethodName:   {reads, base},
 	runtime.ImageService_StreamImages_FullMethodName: {reads, base},
 	runtime.ImageService_ImageStatus_FullMethodName:  {images, base},

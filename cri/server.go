@@ -56,8 +56,10 @@ type Handler struct {
 // and deadlines are the defaults.
 type Config struct {
 	Node           Node
-	Version        string // of the daemon, as Version answers
-	RuntimeName    string // "" is troupe
+	Meter          Meter
+	Metrics        []string // groups of metrics to give (metrics.go); nil: all
+	Version        string   // of the daemon, as Version answers
+	RuntimeName    string   // "" is troupe
 	Handlers       []Handler
 	DefaultHandler string // taken when RunPodSandbox names none; one of Handlers
 	CgroupDriver   runtime.CgroupDriver
@@ -78,6 +80,12 @@ const defaultMessage = 80 << 20
 func (c Config) withDefaults() (Config, error) {
 	if c.Node == nil {
 		return c, errors.New("cri gateway: Config.Node is not set")
+	}
+	if c.Meter == nil {
+		return c, errors.New("cri gateway: Config.Meter is not set")
+	}
+	if c.Metrics == nil {
+		c.Metrics = []string{AllMetrics}
 	}
 	if c.RuntimeName == "" {
 		c.RuntimeName = "troupe"
@@ -117,6 +125,7 @@ type Server struct {
 	config   Config
 	log      *slog.Logger
 	node     Node
+	metrics  []metric // the table of this node
 	lanes    lanes
 	grpc     *grpc.Server
 	closing  context.Context // ends when the server is to stop: streams without an end of their own end
@@ -129,7 +138,11 @@ func New(config Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{config: config, log: config.Log, node: config.Node, lanes: newLanes(config.Limits)}
+	table, err := metricsTable(config.Metrics, config.Meter.Unified())
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{config: config, log: config.Log, node: config.Node, metrics: table, lanes: newLanes(config.Limits)}
 	s.closing, s.closeNow = context.WithCancel(context.Background())
 	s.grpc = grpc.NewServer(
 		grpc.MaxRecvMsgSize(config.MaxReceive),

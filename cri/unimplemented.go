@@ -16,16 +16,6 @@ var unimplemented = map[string]string{
 	runtime.RuntimeService_Attach_FullMethodName:      "read the container's log file instead",
 	runtime.RuntimeService_PortForward_FullMethodName: "connect to the pod's address instead",
 
-	runtime.RuntimeService_ContainerStats_FullMethodName:          statsHint,
-	runtime.RuntimeService_ListContainerStats_FullMethodName:      statsHint,
-	runtime.RuntimeService_StreamContainerStats_FullMethodName:    statsHint,
-	runtime.RuntimeService_PodSandboxStats_FullMethodName:         statsHint,
-	runtime.RuntimeService_ListPodSandboxStats_FullMethodName:     statsHint,
-	runtime.RuntimeService_StreamPodSandboxStats_FullMethodName:   statsHint,
-	runtime.RuntimeService_ListMetricDescriptors_FullMethodName:   statsHint,
-	runtime.RuntimeService_ListPodSandboxMetrics_FullMethodName:   statsHint,
-	runtime.RuntimeService_StreamPodSandboxMetrics_FullMethodName: statsHint,
-
 	runtime.RuntimeService_UpdateContainerResources_FullMethodName:  resizeHint,
 	runtime.RuntimeService_UpdatePodSandboxResources_FullMethodName: resizeHint,
 
@@ -35,7 +25,6 @@ var unimplemented = map[string]string{
 }
 
 const (
-	statsHint      = "read the cgroup files of the pod and its containers instead"
 	resizeHint     = "resources are fixed when a container is created; make a new one"
 	checkpointHint = "pods and containers cannot be checkpointed or restored"
 )

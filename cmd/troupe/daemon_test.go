@@ -15,6 +15,7 @@ import (
 
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/backends/fake"
+	"github.com/troupe-run/troupe/backends/stats"
 	"github.com/troupe-run/troupe/cmd/troupe/config"
 	"github.com/troupe-run/troupe/messages"
 	"golang.org/x/sys/unix"
@@ -84,7 +85,11 @@ func startDaemon(t *testing.T, dir, extra string) *running {
 			node := fake.New(fake.Config{}).Backends()
 			r.pins.Namespaces = node.Namespaces
 			node.Namespaces = r.pins
-			return &machine{Node: node, reload: func() { r.reloads++ }}, nil
+			meter, err := stats.New(stats.Config{Root: dir}) // nobody asks it here
+			if err != nil {
+				return nil, err
+			}
+			return &machine{Node: node, meter: meter, reload: func() { r.reloads++ }, closers: []func() error{meter.Close}}, nil
 		},
 	}
 	go func() { r.ended <- d.run(context.Background()) }()

@@ -17,6 +17,7 @@ import (
 	"github.com/troupe-run/troupe/backends/monitor"
 	"github.com/troupe-run/troupe/backends/namespaces"
 	"github.com/troupe-run/troupe/backends/rootfs"
+	"github.com/troupe-run/troupe/backends/stats"
 	"github.com/troupe-run/troupe/cmd/troupe/config"
 	"github.com/troupe-run/troupe/cri"
 	"github.com/troupe-run/troupe/supervisor"
@@ -29,6 +30,7 @@ import (
 // ends. Nothing of a pod's is given back there.
 type machine struct {
 	*backends.Node
+	meter   *stats.Meter   // for reads: the gateway asks it itself
 	reload  func()         // re-read what SIGHUP re-reads beside our own file
 	closers []func() error // in the order they were made
 }
@@ -81,6 +83,10 @@ func (m *machine) fill(c *config.Config, log *slog.Logger) (err error) {
 	m.Files = files.New(files.Config{Root: c.Troupe.Root, Run: c.Troupe.Run, Log: of("files")})
 	records := journal.New(journal.Config{Root: c.Troupe.Root, Log: of("journal")})
 	m.Journal, m.closers = records, append(m.closers, records.Close)
+	if m.meter, err = stats.New(stats.Config{Root: c.Troupe.Root, Period: c.UseCollectionPeriod(), Log: of("stats")}); err != nil {
+		return err
+	}
+	m.closers = append(m.closers, m.meter.Close)
 	return nil
 }
 
@@ -159,7 +165,7 @@ func storeOptions(s config.Storage) (storage.StoreOptions, error) {
 }
 
 // criConfig is the gateway's part of the configuration.
-func criConfig(c *config.Config, node cri.Node, log *slog.Logger) cri.Config {
+func criConfig(c *config.Config, node cri.Node, meter cri.Meter, log *slog.Logger) cri.Config {
 	driver := runtime.CgroupDriver_CGROUPFS
 	if c.UseCgroupManager() == config.CgroupSystemd {
 		driver = runtime.CgroupDriver_SYSTEMD
@@ -172,7 +178,7 @@ func criConfig(c *config.Config, node cri.Node, log *slog.Logger) cri.Config {
 		handlers = append(handlers, cri.Handler{Name: name, RecursiveReadOnly: rro})
 	}
 	return cri.Config{
-		Node: node, Version: buildOf().Version, Handlers: handlers, DefaultHandler: c.Runtime.DefaultHandler,
+		Node: node, Meter: meter, Metrics: c.Stats.PodMetrics, Version: buildOf().Version, Handlers: handlers, DefaultHandler: c.Runtime.DefaultHandler,
 		CgroupDriver: driver, Shown: c, MaxReceive: c.API.MaxRecv, MaxSend: c.API.MaxSend, Log: log,
 		Features: &runtime.RuntimeFeatures{SupplementalGroupsPolicy: true},
 	}

@@ -19,6 +19,7 @@ type Config struct {
 	Image    Image
 	Network  Network
 	Metrics  Metrics
+	Stats    Stats
 	Troupe   Troupe
 }
 
@@ -82,6 +83,13 @@ type Metrics struct {
 	Host   string
 	Port   int
 	Socket string
+}
+
+// Stats is how the use of pods and containers is measured for the kubelet.
+type Stats struct {
+	Period     int      // seconds a measurement is an answer for; 0: none
+	OldPeriod  int      // Period's former name, which yields to it
+	PodMetrics []string // groups of metrics, or "all"
 }
 
 // Troupe is our own table.

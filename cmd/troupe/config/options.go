@@ -20,7 +20,7 @@ const (
 
 var allOptions = slices.Concat(
 	troupeOptions, storageOptions, apiOptions, runtimeOptions, handlerOptions,
-	workloadOptions, imageOptions, networkOptions, otherOptions)
+	workloadOptions, imageOptions, networkOptions, otherOptions, statsOptions)
 
 // Options are all options there are, in the order of the printed file.
 func Options() []Option { return allOptions }

@@ -45,7 +45,6 @@ const (
 	noMetrics   = "not yet"
 	noNRI       = "NRI is not there yet"
 	noTracing   = "traces are not there yet"
-	noStats     = "statistics are not there yet"
 
 	// defaultMessageSize is CRI-O's (crio.conf(5)): lists of a full node pass
 	// the 4 MiB of grpc.
@@ -81,10 +80,6 @@ var otherOptions = []Option{
 	known("crio.tracing.enable_tracing", false, noTracing),
 	known("crio.tracing.tracing_endpoint", "127.0.0.1:4317", noTracing),
 	known("crio.tracing.tracing_sampling_rate_per_million", 0, noTracing),
-
-	known("crio.stats.stats_collection_period", 0, noStats),
-	known("crio.stats.collection_period", 0, noStats),
-	known("crio.stats.included_pod_metrics", []string{}, noStats),
 
 	known("crio.nri.enable_nri", false, noNRI),
 	known("crio.nri.nri_listen", "/var/run/nri/nri.sock", noNRI),
