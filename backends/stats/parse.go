@@ -2,6 +2,7 @@ package stats
 
 import (
 	"bytes"
+	"math"
 	"strconv"
 
 	"github.com/troupe-run/troupe/messages"
@@ -42,10 +43,11 @@ func number(text []byte) messages.Amount {
 	}
 	var n uint64
 	for _, c := range text {
-		if c < '0' || c > '9' || n > (1<<64-1)/10 {
+		digit := uint64(c - '0')
+		if c < '0' || c > '9' || n > (math.MaxUint64-digit)/10 {
 			return messages.Amount{}
 		}
-		n = n*10 + uint64(c-'0')
+		n = n*10 + digit
 	}
 	return messages.Measured(n)
 }
