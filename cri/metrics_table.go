@@ -16,7 +16,7 @@ var metricGroups = []struct {
 }{
 	{"", []metric{{
 		name: "container_last_seen", help: "When the container was last seen, in seconds since 1970.", of: ofContainers,
-		read: func(e *emitter) { e.add(uint64(time.Now().Unix())) },
+		read: func(e *emitter) { e.add(uint64(max(e.usage.At.Unix(), 0))) },
 	}}},
 	{"cpu", cpuMetrics},
 	{"memory", memoryMetrics},

@@ -135,6 +135,8 @@ func (one *kept) nanoCores(used messages.Amount, now, started time.Time) message
 	first := base.at.IsZero()
 	if first && !started.IsZero() && now.Sub(started) < young {
 		base.at, base.used = started, 0
+		one.base = base // for who asks too soon, and then again
+		first = false
 	}
 	if base.used > used.N {
 		base.at = time.Time{} // counted anew: another cgroup of that name

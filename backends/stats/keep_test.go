@@ -52,6 +52,9 @@ func TestANewContainersFirstAnswerHasARate(t *testing.T) {
 	if got := k.put("d", used(now, 0.1), false, now.Add(-time.Millisecond)).CPU.NanoCores; got.Known {
 		t.Errorf("a rate over a millisecond: %+v", got)
 	}
+	if got := k.put("d", used(now.Add(999*time.Millisecond), 0.25), false, now.Add(-time.Millisecond)).CPU.NanoCores; got != messages.Measured(250_000_000) {
+		t.Errorf("who asked too soon and asks again: %+v", got)
+	}
 }
 
 func TestWhatNobodyAsksAboutIsForgotten(t *testing.T) {

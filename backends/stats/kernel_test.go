@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-func meter(t *testing.T) *Meter {
+func meter(t testing.TB) *Meter {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Fatal("cgroups and namespaces need root")
@@ -58,14 +58,14 @@ func meter(t *testing.T) *Meter {
 	return m
 }
 
-func ok(t *testing.T, err error) {
+func ok(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-func randomID(t *testing.T) string {
+func randomID(t testing.TB) string {
 	b := make([]byte, 32)
 	_, err := rand.Read(b)
 	ok(t, err)
@@ -79,7 +79,7 @@ type world struct {
 	dirs []string // the container's
 }
 
-func (m *Meter) world(t *testing.T) *world {
+func (m *Meter) world(t testing.TB) *world {
 	t.Helper()
 	w := &world{id: randomID(t), pod: &messages.PodSnapshot{ID: randomID(t), CreatedAt: time.Now()}}
 	w.pod.Cgroup = "/troupe-stats-" + w.pod.ID
@@ -105,7 +105,7 @@ func (m *Meter) world(t *testing.T) *world {
 }
 
 // run starts a helper in the cgroup; end kills it and waits.
-func (w *world) run(t *testing.T, what string) (c *messages.ContainerSnapshot, end func()) {
+func (w *world) run(t testing.TB, what string) (c *messages.ContainerSnapshot, end func()) {
 	t.Helper()
 	// A shell moves itself in before it becomes the helper.
 	script := `for d in "$@"; do echo 0 > "$d/cgroup.procs" || exit 1; done; exec "$SELF"`
@@ -263,5 +263,46 @@ func TestAnEndedContextEndsTheMeasurement(t *testing.T) {
 	cancel()
 	if _, err := m.Container(ctx, c, true); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// The v2 tree beside v1 controllers has what a pure v2 node has of CPU and
+// pressure, and no memory: that is not known then, and nothing has gone.
+func TestOnV2WhatHasNoControllerIsNotKnown(t *testing.T) {
+	m := meter(t)
+	if m.trees.v2 == nil {
+		t.Skip("no cgroup2 is mounted")
+	}
+	w := m.world(t)
+	if _, v1 := m.trees.v1[memory]; !v1 {
+		t.Skip("memory is on v2")
+	}
+	m.trees.v1 = map[string]tree{}
+	c, _ := w.run(t, "burn")
+	var u messages.Usage
+	for deadline := time.Now().Add(20 * time.Second); u.CPU.Time.N < uint64(200*time.Millisecond) && time.Now().Before(deadline); {
+		var err error
+		u, err = m.Container(t.Context(), c, true)
+		ok(t, err)
+	}
+	if u.CPU.Time.N < uint64(200*time.Millisecond) || !u.CPU.User.Known || u.Processes.Count.N != 1 {
+		t.Errorf("cpu %+v, processes %+v", u.CPU, u.Processes)
+	}
+	if u.Memory.Current.Known || u.Memory.WorkingSet.Known {
+		t.Errorf("memory without its controller: %+v", u.Memory)
+	}
+}
+
+func BenchmarkContainer(b *testing.B) {
+	for name, whole := range map[string]bool{"stats": false, "metrics": true} {
+		b.Run(name, func(b *testing.B) {
+			m := meter(b)
+			c, _ := m.world(b).run(b, "hold")
+			b.ReportAllocs()
+			for b.Loop() {
+				_, err := m.Container(b.Context(), c, whole)
+				ok(b, err)
+			}
+		})
 	}
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // pinned makes a network namespace with a pair of interfaces, and pins it.
-func pinned(t *testing.T, link string) string {
+func pinned(t testing.TB, link string) string {
 	t.Helper()
 	pin := filepath.Join(t.TempDir(), "net")
 	ok(t, os.WriteFile(pin, nil, 0o600))
@@ -63,4 +63,18 @@ func TestEachPodShowsTheCountersOfItsOwnNamespace(t *testing.T) {
 	if after := openDescriptors(t); after != before {
 		t.Errorf("%d descriptors before, %d after", before, after)
 	}
+}
+
+func BenchmarkNetworks(b *testing.B) {
+	m := meter(b)
+	var pods []*messages.PodSnapshot
+	for i := range 50 {
+		pods = append(pods, &messages.PodSnapshot{ID: string(rune('A' + i)), Namespaces: messages.Namespaces{Network: pinned(b, "eth0")}})
+	}
+	for b.Loop() {
+		if got := m.Networks(b.Context(), pods); len(got) != len(pods) {
+			b.Fatal(len(got))
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(pods)), "ns/pod")
 }

@@ -1,6 +1,7 @@
 package stats
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -22,24 +23,11 @@ const (
 // processes counts them. Threads come from the pids controller; processes are
 // what cgroup.procs lists, since a thread is not one.
 func (r *reader) processes(ctx context.Context, p place, u *messages.ProcessUsage, whole bool) {
-	dir := p.pids
-	for _, other := range []string{p.v2, p.memory, p.cpuacct, p.cpu} {
-		if dir == "" {
-			dir = other
-		}
-	}
-	if p.pids != "" || p.v2 != "" {
-		of := p.pids
-		if of == "" {
-			of = p.v2
-		}
-		u.Threads = r.number(of, "pids.current")
-		if whole {
-			u.ThreadsMax = r.number(of, "pids.max")
-		}
+	if of := cmp.Or(p.pids, p.v2); whole && of != "" {
+		u.Threads, u.ThreadsMax = r.number(of, "pids.current"), r.number(of, "pids.max")
 	}
 	look := processLook{ctx: ctx, r: r, whole: whole, cgroups: mostCgroups, links: mostLinks}
-	if !look.cgroup(dir) {
+	if !look.cgroup(cmp.Or(p.pids, p.v2, p.memory, p.cpuacct, p.cpu)) {
 		return
 	}
 	u.Count = messages.Measured(look.count)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/troupe-run/troupe/messages"
+	"golang.org/x/sys/unix"
 )
 
 // Config says what is measured how.
@@ -123,7 +124,10 @@ func (m *Meter) measure(ctx context.Context, r *reader, p place, whole bool) (me
 	u := messages.Usage{Cgroup: p.name, At: m.now()}
 	err := r.cpu(p, &u.CPU, whole)
 	if err == nil {
-		err = r.memory(p, &u.Memory, whole)
+		// A v2 cgroup may be without the memory controller.
+		if err = r.memory(p, &u.Memory, whole); gone(err) && p.memory == "" && unix.Access(p.v2, unix.F_OK) == nil {
+			err = nil
+		}
 	}
 	if err != nil {
 		if gone(err) {
