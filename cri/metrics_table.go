@@ -97,7 +97,7 @@ func network(name, help string, get func(messages.InterfaceUsage) uint64) metric
 			return
 		}
 		for _, i := range e.network.Interfaces {
-			e.add(get(i), i.Name)
+			e.add(get(i), printable(i.Name))
 		}
 	}}
 }
@@ -161,7 +161,7 @@ var diskMetrics = []metric{
 func disk(name, help string, get func(*messages.DiskUsage) messages.Amount) metric {
 	return metric{name: name, help: help, labels: []string{"device"}, of: ofContainers, read: func(e *emitter) {
 		if e.disk.Mountpoint != "" {
-			e.amount(get(e.disk), e.disk.Device)
+			e.amount(get(e.disk), printable(e.disk.Device))
 		}
 	}}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/troupe-run/troupe/messages"
 	"google.golang.org/grpc"
@@ -24,7 +25,9 @@ func (s *Server) ContainerStats(ctx context.Context, r *runtime.ContainerStatsRe
 			return nil, err
 		}
 	}
-	m.disk = s.disk(ctx, c)
+	patient, cancel := context.WithTimeout(ctx, diskPatience)
+	defer cancel()
+	m.disk = s.disk(patient, c)
 	return &runtime.ContainerStatsResponse{Stats: containerStats(&m)}, ctx.Err()
 }
 
@@ -53,7 +56,9 @@ func (s *Server) listContainerStats(ctx context.Context, filter *runtime.Contain
 			wanted = append(wanted, c)
 		}
 	}
-	all, err := s.measure(ctx, wanted, false)
+	patient, cancel := context.WithTimeout(ctx, diskPatience)
+	defer cancel()
+	all, err := s.measure(ctx, patient, wanted, false)
 	stats := make([]*runtime.ContainerStats, 0, len(all))
 	for i := range all {
 		stats = append(stats, containerStats(&all[i]))
@@ -142,10 +147,15 @@ type measuredPod struct {
 	containers []measured
 }
 
-// measure measures those of the containers that run. One that ends meanwhile
-// is left out; one that cannot be measured is logged and left out, and is an
-// error only when there is nothing else to answer with.
-func (s *Server) measure(ctx context.Context, containers []*messages.ContainerSnapshot, whole bool) (all []measured, err error) {
+// diskPatience is how long an RPC waits in all for the first measurements of
+// disks: a list after the daemon's start must not wait for each of them.
+const diskPatience = time.Second
+
+// measure measures those of the containers that run, waiting for disks no
+// longer than patient lasts. One that ends meanwhile is left out; one that
+// cannot be measured is logged and left out, and is an error only when there
+// is nothing else to answer with.
+func (s *Server) measure(ctx, patient context.Context, containers []*messages.ContainerSnapshot, whole bool) (all []measured, err error) {
 	for _, c := range containers {
 		if !runs(c) {
 			continue
@@ -155,7 +165,7 @@ func (s *Server) measure(ctx context.Context, containers []*messages.ContainerSn
 		case ctx.Err() != nil:
 			return nil, fmt.Errorf("measuring containers: %w", ctx.Err())
 		case failed == nil:
-			all = append(all, measured{container: c, usage: usage, runs: true, disk: s.disk(ctx, c)})
+			all = append(all, measured{container: c, usage: usage, runs: true, disk: s.disk(patient, c)})
 		case messages.KindOf(failed) != messages.NotFound:
 			s.log.WarnContext(ctx, "a container could not be measured", "container", c.ID, "error", failed, "trace", callOf(ctx).Trace)
 			err = failed
@@ -177,13 +187,15 @@ func (s *Server) disk(ctx context.Context, c *messages.ContainerSnapshot) messag
 }
 
 func (s *Server) measurePods(ctx context.Context, pods []*messages.PodSnapshot, whole bool) ([]measuredPod, error) {
+	patient, cancel := context.WithTimeout(ctx, diskPatience)
+	defer cancel()
 	view := s.node.View()
 	networks := s.config.Meter.Networks(ctx, pods)
 	all := make([]measuredPod, 0, len(pods))
 	for _, p := range pods {
 		m := measuredPod{pod: p}
 		var err error
-		if m.containers, err = s.measure(ctx, view.ContainersOf(p.ID), whole); err != nil {
+		if m.containers, err = s.measure(ctx, patient, view.ContainersOf(p.ID), whole); err != nil {
 			return nil, err
 		}
 		if n, ok := networks[p.ID]; ok {

@@ -129,7 +129,7 @@ func networkUsage(n *messages.NetworkUsage) *runtime.NetworkUsage {
 
 func interfaceUsage(i messages.InterfaceUsage) *runtime.NetworkInterfaceUsage {
 	return &runtime.NetworkInterfaceUsage{
-		Name: i.Name, RxBytes: exactly(i.RxBytes), RxErrors: exactly(i.RxErrors), TxBytes: exactly(i.TxBytes), TxErrors: exactly(i.TxErrors),
+		Name: printable(i.Name), RxBytes: exactly(i.RxBytes), RxErrors: exactly(i.RxErrors), TxBytes: exactly(i.TxBytes), TxErrors: exactly(i.TxErrors),
 	}
 }
 

@@ -3,7 +3,6 @@ package stats
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -168,24 +167,5 @@ func TestAFirstWalkThatTakesLongIsNotWaitedFor(t *testing.T) {
 	d.close() // ends the walk that waits
 	if _, known := d.measure(t.Context(), "c", d.root, time.Now()); known || d.of["c"].running != nil {
 		t.Error("a walk began after the end")
-	}
-}
-
-// BenchmarkWalk shows what a big layer costs.
-func BenchmarkWalk(b *testing.B) {
-	root := b.TempDir()
-	for i := range 10_000 {
-		dir := filepath.Join(root, fmt.Sprint(i%100))
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			b.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), nil, 0o600); err != nil {
-			b.Fatal(err)
-		}
-	}
-	for b.Loop() {
-		if _, err := walk(b.Context(), root); err != nil {
-			b.Fatal(err)
-		}
 	}
 }

@@ -9,13 +9,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"testing"
 	"time"
 
 	"github.com/troupe-run/troupe/messages"
 	"golang.org/x/sys/unix"
-	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // helper is what the test binary does when it is started in a cgroup.
@@ -27,7 +28,7 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	case "burn": // CPU, until it is killed
 		fmt.Println("ready")
-		for {
+		for n := uint64(1); n != 0; n += 2 {
 		}
 	case "hold": // memory and descriptors, until stdin ends
 		held := make([]byte, 64<<20)
@@ -43,7 +44,8 @@ func TestMain(m *testing.M) {
 		}
 		fmt.Println("ready")
 		_, _ = os.Stdin.Read(make([]byte, 1))
-		os.Exit(int(held[len(held)-1]) & 0)
+		runtime.KeepAlive(held)
+		os.Exit(0)
 	}
 }
 
@@ -83,7 +85,7 @@ func (m *Meter) world(t testing.TB) *world {
 	t.Helper()
 	w := &world{id: randomID(t), pod: &messages.PodSnapshot{ID: randomID(t), CreatedAt: time.Now()}}
 	w.pod.Cgroup = "/troupe-stats-" + w.pod.ID
-	w.pod.Config = &runtime.PodSandboxConfig{Metadata: &runtime.PodSandboxMetadata{Uid: "u"}}
+	w.pod.Config = &cri.PodSandboxConfig{Metadata: &cri.PodSandboxMetadata{Uid: "u"}}
 	seen := map[string]bool{}
 	p := m.trees.ofPath(w.pod.Cgroup + "/troupe-" + w.id)
 	for _, dir := range []string{p.cpu, p.cpuacct, p.memory, p.pids, p.blkio, p.huge, p.v2} {
@@ -290,19 +292,5 @@ func TestOnV2WhatHasNoControllerIsNotKnown(t *testing.T) {
 	}
 	if u.Memory.Current.Known || u.Memory.WorkingSet.Known {
 		t.Errorf("memory without its controller: %+v", u.Memory)
-	}
-}
-
-func BenchmarkContainer(b *testing.B) {
-	for name, whole := range map[string]bool{"stats": false, "metrics": true} {
-		b.Run(name, func(b *testing.B) {
-			m := meter(b)
-			c, _ := m.world(b).run(b, "hold")
-			b.ReportAllocs()
-			for b.Loop() {
-				_, err := m.Container(b.Context(), c, whole)
-				ok(b, err)
-			}
-		})
 	}
 }

@@ -64,17 +64,3 @@ func TestEachPodShowsTheCountersOfItsOwnNamespace(t *testing.T) {
 		t.Errorf("%d descriptors before, %d after", before, after)
 	}
 }
-
-func BenchmarkNetworks(b *testing.B) {
-	m := meter(b)
-	var pods []*messages.PodSnapshot
-	for i := range 50 {
-		pods = append(pods, &messages.PodSnapshot{ID: string(rune('A' + i)), Namespaces: messages.Namespaces{Network: pinned(b, "eth0")}})
-	}
-	for b.Loop() {
-		if got := m.Networks(b.Context(), pods); len(got) != len(pods) {
-			b.Fatal(len(got))
-		}
-	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(pods)), "ns/pod")
-}

@@ -106,9 +106,3 @@ func decimal(text []byte) float64 {
 	}
 	return f
 }
-
-// times multiplies a known amount.
-func times(a messages.Amount, factor uint64) messages.Amount {
-	a.N *= factor
-	return a
-}

@@ -27,7 +27,7 @@ func (r *reader) processes(ctx context.Context, p place, u *messages.ProcessUsag
 		u.Threads, u.ThreadsMax = r.number(of, "pids.current"), r.number(of, "pids.max")
 	}
 	look := processLook{ctx: ctx, r: r, whole: whole, cgroups: mostCgroups, links: mostLinks}
-	if !look.cgroup(cmp.Or(p.pids, p.v2, p.memory, p.cpuacct, p.cpu)) {
+	if !look.cgroup(cmp.Or(p.pids, p.v2, p.memory, p.cpuacct, p.cpu)) || look.cgroups < 0 {
 		return
 	}
 	u.Count = messages.Measured(look.count)
