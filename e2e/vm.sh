@@ -2,13 +2,13 @@
 # Runs Troupe in a Debian guest with systemd and pure cgroup v2 (shared/vm): the
 # tests of the backends that touch the kernel, end-to-end tests with the
 # cgroupfs manager, and e2e/vm with the units installed and the systemd manager.
-# Usage: vm.sh [PART...]   PART is one of: cgroups namespaces rootfs bundles monitor e2e vm
+# Usage: vm.sh [PART...]   PART is one of: cgroups namespaces rootfs bundles stats monitor e2e vm
 # KERNEL=new takes the newest kernel of backports instead of the release's (PIDFD_INFO_EXIT: with
 # it alone the exit codes of containers are known that outlived their monitor).
 # Needs root, what `make build tools` makes, and shared/vm (VM names another place).
 set -euo pipefail
 TAGS=containers_image_openpgp,exclude_graphdriver_btrfs
-PARTS=(cgroups namespaces rootfs bundles monitor e2e vm)
+PARTS=(cgroups namespaces rootfs bundles stats monitor e2e vm)
 
 # What the guest runs of each part. It is emulated and ten times slower than the
 # host: left out are tests that repeat something fifty times, or that look at

@@ -88,6 +88,11 @@ func (m *Meter) world(t testing.TB) *world {
 	w.pod.Config = &cri.PodSandboxConfig{Metadata: &cri.PodSandboxMetadata{Uid: "u"}}
 	seen := map[string]bool{}
 	p := m.trees.ofPath(w.pod.Cgroup + "/troupe-" + w.id)
+	if m.Unified() { // a v2 cgroup gets the controllers that its parent gives
+		parent := filepath.Dir(p.v2)
+		ok(t, os.Mkdir(parent, 0o755))
+		ok(t, os.WriteFile(filepath.Join(parent, "cgroup.subtree_control"), []byte("+cpu +memory +pids"), 0o600))
+	}
 	for _, dir := range []string{p.cpu, p.cpuacct, p.memory, p.pids, p.blkio, p.huge, p.v2} {
 		if dir == "" || seen[dir] {
 			continue

@@ -120,8 +120,8 @@ func (t *trees) ofPath(cgroup string) (p place) {
 // its uid, in a slice with '_' for '-'.
 func podCgroup(p *messages.PodSnapshot) (cgroup string, own bool) {
 	cgroup = p.Cgroup
-	if strings.HasSuffix(cgroup, ".slice") {
-		cgroup = expandSlice(path.Base(cgroup))
+	if strings.HasSuffix(cgroup, ".slice") && !strings.HasPrefix(cgroup, "/") {
+		cgroup = expandSlice(cgroup)
 	}
 	base := path.Base(cgroup)
 	uid := p.Config.GetMetadata().GetUid()
