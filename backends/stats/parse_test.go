@@ -217,6 +217,7 @@ func TestAPodsCgroupIsItsOwnOnlyWhenItIsNamedAfterIt(t *testing.T) {
 	}{
 		"/kubepods/burstable/pod" + uid:                                    {"/kubepods/burstable/pod" + uid, true},
 		"kubepods-burstable-pod0c7b5a2e_1111_2222_3333_444455556666.slice": {"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod0c7b5a2e_1111_2222_3333_444455556666.slice", true},
+		"/kubepods.slice/kubepods-pod" + uid + ".slice":                    {"/kubepods.slice/kubepods-pod" + uid + ".slice", true},
 		"/troupe/pod-" + anID:                                              {"/troupe/pod-" + anID, true},
 		"system.slice":                                                     {"/system.slice", false},
 		"/shared":                                                          {"/shared", false},
