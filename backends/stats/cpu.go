@@ -59,7 +59,8 @@ func (r *reader) cpuV2(p place, u *messages.CPUUsage, whole bool) error {
 
 // sharesOf turns a v2 weight (1…10000) into v1 shares (2…262144), by the way
 // back from the formula that kubelet and runtimes have used from the start
-// (KEP-2254). Newer runtimes use another one: then this is near, not the same.
+// (KEP-2254). Newer runtimes use another one: this is for a container whose
+// shares nobody asked for.
 func sharesOf(weight uint64) uint64 { return 2 + (weight-1)*262142/9999 }
 
 // throttling reads cpu.stat of either version: v1 counts nanoseconds, v2

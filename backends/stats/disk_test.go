@@ -169,3 +169,22 @@ func TestAFirstWalkThatTakesLongIsNotWaitedFor(t *testing.T) {
 		t.Error("a walk began after the end")
 	}
 }
+
+// A sum that is not whole would show as a small layer.
+func TestAWalkThatCannotGoOnIsAnError(t *testing.T) {
+	root := t.TempDir()
+	for _, dir := range []string{"a", "b", "c"} {
+		ok(t, os.MkdirAll(filepath.Join(root, dir, "d"), 0o755))
+	}
+	var before unix.Rlimit
+	ok(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &before))
+	t.Cleanup(func() { ok(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &before)) })
+	top, err := os.Open(root)
+	ok(t, err)
+	defer top.Close()
+	// Room for one more descriptor: the top, and nothing below it.
+	ok(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(top.Fd()) + 2, Max: before.Max}))
+	if got, err := walk(t.Context(), root); !errors.Is(err, unix.EMFILE) {
+		t.Errorf("without descriptors: %+v, %v", got, err)
+	}
+}

@@ -188,7 +188,7 @@ func TestMemoryDescriptorsAndLimitsAreThoseOfTheCgroup(t *testing.T) {
 	c, _ := w.run(t, "hold")
 	u, err := m.Container(t.Context(), c, true)
 	ok(t, err)
-	if rss := u.Memory.RSS; rss.N < 64<<20 || rss.N > 128<<20 {
+	if rss := u.Memory.RSS; rss.N < 64<<20 || rss.N > limit {
 		t.Errorf("rss of a process that holds 64 MiB: %d", rss.N)
 	}
 	if u.Memory.WorkingSet.N < u.Memory.RSS.N/2 || u.Memory.Current.N < u.Memory.WorkingSet.N || u.Memory.Peak.N < u.Memory.RSS.N {
@@ -286,6 +286,7 @@ func TestOnV2WhatHasNoControllerIsNotKnown(t *testing.T) {
 	}
 	m.trees.v1 = map[string]tree{}
 	c, _ := w.run(t, "burn")
+	c.Config = &cri.ContainerConfig{Linux: &cri.LinuxContainerConfig{Resources: &cri.LinuxContainerResources{CpuShares: 1024}}}
 	var u messages.Usage
 	for deadline := time.Now().Add(20 * time.Second); u.CPU.Time.N < uint64(200*time.Millisecond) && time.Now().Before(deadline); {
 		var err error
@@ -294,6 +295,9 @@ func TestOnV2WhatHasNoControllerIsNotKnown(t *testing.T) {
 	}
 	if u.CPU.Time.N < uint64(200*time.Millisecond) || !u.CPU.User.Known || u.Processes.Count.N != 1 {
 		t.Errorf("cpu %+v, processes %+v", u.CPU, u.Processes)
+	}
+	if u.CPU.Shares != messages.Measured(1024) {
+		t.Errorf("shares, as they were asked for: %+v", u.CPU.Shares)
 	}
 	if u.Memory.Current.Known || u.Memory.WorkingSet.Known {
 		t.Errorf("memory without its controller: %+v", u.Memory)

@@ -91,6 +91,9 @@ func (m *Meter) Container(ctx context.Context, c *messages.ContainerSnapshot, wh
 	}
 	if whole {
 		u.Processes.OpenFilesLimit = r.openFiles(c.Pid)
+		if asked := c.Config.GetLinux().GetResources().GetCpuShares(); asked > 0 && p.cpu == "" {
+			u.CPU.Shares = messages.Measured(uint64(asked)) // v2 has only a weight, which runtimes make in two ways
+		}
 	}
 	return m.keep.put(c.ID, u, whole, c.StartedAt), nil
 }

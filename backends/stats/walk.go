@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -39,6 +40,9 @@ func walk(ctx context.Context, root string) (size, error) {
 		last := w.todo[len(w.todo)-1]
 		w.todo = w.todo[:len(w.todo)-1]
 		w.directory(last)
+		if w.err != nil { // half a sum would look like a small layer
+			return size{}, fmt.Errorf("walk %s: %w", root, w.err)
+		}
 	}
 	return w.size, nil
 }
@@ -50,6 +54,18 @@ type walker struct {
 	linked map[uint64]struct{} // inodes with several names
 	todo   []pending
 	buf    []byte
+	err    error
+}
+
+// failed keeps an error, unless it is what a name gives that was removed or
+// became another file while the tree was walked.
+func (w *walker) failed(err error) {
+	for _, changed := range []error{unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.EXDEV} {
+		if errors.Is(err, changed) {
+			return
+		}
+	}
+	w.err = err
 }
 
 // pending is a directory still to be read, by its path from an open one.
@@ -95,13 +111,17 @@ func (w *walker) directory(p pending) {
 	defer p.from.release()
 	fd, err := openDir(p.from.fd, p.path)
 	if err != nil {
-		return // gone, or no directory any more
+		w.failed(err)
+		return
 	}
 	here := &anchor{fd: fd, users: 1}
 	defer here.release()
 	for w.ctx.Err() == nil {
 		n, err := ignoringEINTR(func() (int, error) { return unix.Getdents(fd, w.buf) })
-		if err != nil || n <= 0 {
+		if err != nil {
+			w.failed(err)
+		}
+		if n <= 0 {
 			return
 		}
 		w.entries(w.buf[:n], p, here)
@@ -126,7 +146,11 @@ func (w *walker) entries(buf []byte, p pending, here *anchor) {
 
 func (w *walker) entry(name string, p pending, here *anchor) {
 	var st unix.Stat_t
-	if err := unix.Fstatat(here.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil || st.Dev != w.device {
+	if err := unix.Fstatat(here.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		w.failed(err)
+		return
+	}
+	if st.Dev != w.device {
 		return
 	}
 	w.add(&st)

@@ -14,7 +14,7 @@ func TestStatsComeFromTheScopeAndThePodsSlice(t *testing.T) {
 	slice := fmt.Sprintf("kubepods-besteffort-poduid_pod_%d.slice", serial.Load()+1)
 	t.Cleanup(func() { systemctl(t, "stop", slice) })
 	p := newPod(t, "/kubepods.slice/kubepods-besteffort.slice/"+slice)
-	c := p.start(t, "while :; do :; done", &runtime.LinuxContainerResources{MemoryLimitInBytes: 64 << 20, MemorySwapLimitInBytes: 64 << 20})
+	c := p.start(t, "while :; do :; done", &runtime.LinuxContainerResources{CpuShares: 1024, MemoryLimitInBytes: 64 << 20, MemorySwapLimitInBytes: 64 << 20})
 	var s *runtime.ContainerStats
 	eventually(t, "the busy container has a rate", func() bool {
 		r, err := cri.Runtime.ContainerStats(t.Context(), &runtime.ContainerStatsRequest{ContainerId: c})
@@ -52,6 +52,7 @@ func TestStatsComeFromTheScopeAndThePodsSlice(t *testing.T) {
 		}
 	}
 	equal(t, "limit", values["container_spec_memory_limit_bytes"], 64<<20)
+	equal(t, "shares", values["container_spec_cpu_shares"], 1024)
 	equal(t, "processes", values["container_processes"], 1)
 	for _, name := range []string{"container_memory_max_usage_bytes", "container_memory_kernel_usage", "container_memory_usage_bytes"} {
 		if values[name] == 0 {
