@@ -108,6 +108,7 @@ require (
 	golang.org/x/text v0.43.0 // indirect
 	google.golang.org/genproto/googleapis/api v0.0.0-20260825221802-da73d73af1c5 // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260825221802-da73d73af1c5 // indirect
+	k8s.io/cri-streaming v0.37.2 // indirect
 )
 
 // runc has libseccomp compile a profile in every init and every exec. Ours, with

@@ -56,6 +56,7 @@ type Holder interface {
 // it; no process is needed to keep them.
 type Namespaces interface {
 	Holder
+	Forwarder
 	Pin(ctx context.Context, r NamespaceRequest) (messages.Namespaces, error)
 	Unpin(ctx context.Context, pod string) error
 }
@@ -191,6 +192,7 @@ type Bundle struct {
 // troupe-monitor, the parent of all of them, which outlives the daemon.
 type Runtime interface {
 	Holder
+	Streamer
 	// Connect makes sure that the monitor runs, tells the state of every
 	// process it has, then calls fact for each exit, and returns when the
 	// connection ends. ready is called once the states have been told.

@@ -114,5 +114,5 @@ func processState(s wire.State) messages.ProcessState {
 var kinds = map[string]messages.Kind{
 	wire.Internal: messages.Internal, wire.NotFound: messages.NotFound, wire.Invalid: messages.Invalid,
 	wire.Exists: messages.Exists, wire.Precondition: messages.Precondition, wire.Deadline: messages.Deadline,
-	wire.Canceled: messages.Canceled, wire.NoSpace: messages.NoSpace,
+	wire.Canceled: messages.Canceled, wire.NoSpace: messages.NoSpace, wire.Busy: messages.Busy,
 }

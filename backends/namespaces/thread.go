@@ -13,12 +13,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// make unshares on a thread of its own and waits for it. The goroutine ends
-// without unlocking, so the Go runtime ends the thread too, and nothing else
-// ever runs in the pod's namespaces. None of its calls wait for anything but
-// the kernel.
-func (b *Backend) make(wanted []kind, r backends.NamespaceRequest, settings []setting) error {
-	done := make(chan error, 1)
+// make unshares on a thread of its own and waits for it.
+func (b *Backend) make(wanted []kind, r backends.NamespaceRequest, settings []setting) (err error) {
+	onThrownAwayThread(func() { err = b.makeHere(wanted, r, settings) })
+	if err != nil {
+		return fmt.Errorf("namespaces of pod %s: %w", r.Pod, err)
+	}
+	return nil
+}
+
+// onThrownAwayThread runs f on a thread that f may change for good, and waits
+// for it. The goroutine ends without unlocking, so the Go runtime ends the
+// thread too, and nothing else ever runs in the pod's namespaces. f must wait
+// for nothing but the kernel.
+func onThrownAwayThread(f func()) {
+	done := make(chan struct{})
 	var onThread func()
 	onThread = func() {
 		runtime.LockOSThread()
@@ -32,13 +41,11 @@ func (b *Backend) make(wanted []kind, r backends.NamespaceRequest, settings []se
 			runtime.UnlockOSThread()
 			return
 		}
-		done <- b.makeHere(wanted, r, settings)
+		defer close(done) // also when f panics
+		f()
 	}
 	go onThread()
-	if err := <-done; err != nil {
-		return fmt.Errorf("namespaces of pod %s: %w", r.Pod, err)
-	}
-	return nil
+	<-done
 }
 
 // makeHere changes the calling thread for good.

@@ -38,7 +38,7 @@ const (
 
 // serve reads requests until the connection ends.
 func serve(nc *net.UnixConn, m *monitor, log *slog.Logger) {
-	c := &conn{m: m, log: log, nc: nc, out: make(chan []byte, outQueue), pending: map[uint64]context.CancelFunc{}}
+	c := &conn{m: m, log: log, nc: nc, pending: map[uint64]context.CancelFunc{}}
 	c.ctx, c.end = context.WithCancel(context.Background())
 	defer m.unwatch(c)
 	defer c.close()
@@ -46,20 +46,22 @@ func serve(nc *net.UnixConn, m *monitor, log *slog.Logger) {
 		log.Error("connection refused", "err", err)
 		return
 	}
+	in := &receiver{nc: nc}
+	defer in.close()
+	r := bufio.NewReader(in)
+	f, err := wire.Read(r)
+	if err != nil || !c.hello(f) {
+		return
+	}
+	if f, err = wire.Read(r); err == nil && isSession(f.Op) {
+		c.session(f, in, r)
+		return
+	}
+	c.out = make(chan []byte, outQueue)
 	m.guard("write to a connection", c.write)
-	r := bufio.NewReader(nc)
-	for greeted := false; ; {
-		f, err := wire.Read(r)
-		if err != nil {
-			return
-		}
-		if !greeted {
-			if greeted = c.hello(f); !greeted {
-				return
-			}
-			continue
-		}
+	for err == nil {
 		c.request(f)
+		f, err = wire.Read(r)
 	}
 }
 

@@ -59,6 +59,8 @@ type record struct {
 	Born       uint64 `json:"born,omitempty"` // startTime of init
 	LogPath    string `json:"logPath,omitempty"`
 	StdinOnce  bool   `json:"stdinOnce,omitempty"`
+	StdinDone  bool   `json:"stdinDone,omitempty"` // with StdinOnce: its first attach has ended
+	TTY        bool   `json:"tty,omitempty"`
 	StartError string `json:"startError,omitempty"` // what Start will answer: the engine found it early
 
 	// Runtime is the OCI runtime that made it; nil: libcontainer. All that is

@@ -66,7 +66,7 @@ func (c *container) make(ctx context.Context, r wire.Create) error {
 		return err
 	}
 	rec := record{
-		State: wire.State{Ref: r.Ref}, Bundle: r.Bundle, Pause: r.Pause, LogPath: r.LogPath, StdinOnce: r.StdinOnce, Runtime: r.Runtime,
+		State: wire.State{Ref: r.Ref}, Bundle: r.Bundle, Pause: r.Pause, LogPath: r.LogPath, StdinOnce: r.StdinOnce, TTY: r.TTY, Runtime: r.Runtime,
 	}
 	c.mu.Lock()
 	c.record = rec

@@ -6,8 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/troupe-run/troupe/backends/monitor/wire"
 	"golang.org/x/sys/unix"
 )
@@ -26,15 +29,9 @@ const (
 // exec runs a command in a running container and captures what it prints. When
 // ctx or the timeout ends, the command and its descendants are killed.
 func (m *monitor) exec(ctx context.Context, r wire.Exec) (wire.ExecResult, error) {
-	c, err := m.mustFind(r.Ref)
+	c, err := m.mayExec(r.Ref, r.Command)
 	if err != nil {
 		return wire.ExecResult{}, err
-	}
-	if len(r.Command) == 0 {
-		return wire.ExecResult{}, failf(wire.Invalid, "exec in container %s: the command is empty", r.Key())
-	}
-	if s := c.state(); s.Status != wire.Running {
-		return wire.ExecResult{}, failf(wire.Precondition, "exec in container %s: it is %s, not running", r.Key(), s.Status)
 	}
 	if r.Timeout > 0 {
 		var cancel context.CancelFunc
@@ -71,14 +68,24 @@ func (m *monitor) exec(ctx context.Context, r wire.Exec) (wire.ExecResult, error
 	return o.result, nil
 }
 
-// run does one exec from its pipes to its exit code.
-func (c *container) run(ctx context.Context, r wire.Exec) (wire.ExecResult, error) {
-	spec, err := c.m.readSpec(wire.Create{Ref: c.ref, Bundle: c.record.Bundle})
+// mayExec finds the container, if a command can run in it.
+func (m *monitor) mayExec(r wire.Ref, command []string) (*container, error) {
+	c, err := m.mustFind(r)
 	if err != nil {
-		return wire.ExecResult{}, fmt.Errorf("its bundle: %w", err)
+		return nil, err
 	}
-	spec.Process.Args, spec.Process.Terminal = r.Command, false
-	process, err := newProcess(spec.Process)
+	if len(command) == 0 {
+		return nil, failf(wire.Invalid, "exec in container %s: the command is empty", r.Key())
+	}
+	if s := c.state(); s.Status != wire.Running {
+		return nil, failf(wire.Precondition, "exec in container %s: it is %s, not running", r.Key(), s.Status)
+	}
+	return c, nil
+}
+
+// run does one captured exec from its pipes to its exit code.
+func (c *container) run(ctx context.Context, r wire.Exec) (wire.ExecResult, error) {
+	process, err := c.command(r.Command, nil)
 	if err != nil {
 		return wire.ExecResult{}, err
 	}
@@ -87,33 +94,69 @@ func (c *container) run(ctx context.Context, r wire.Exec) (wire.ExecResult, erro
 	if process.Stdout, process.Stderr, err = ends.outputs(); err != nil {
 		return wire.ExecResult{}, err
 	}
+	out := captured{out: &capture{max: captureMax}, err: &capture{max: captureMax}}
+	defer out.close()
+	status, err := c.execute(ctx, process, func() error {
+		ends.closeTheirs()
+		return out.open(c.m.loop, ends)
+	})
+	if err != nil {
+		return wire.ExecResult{}, err
+	}
+	stdout, stderr := out.output(ctx)
+	return wire.ExecResult{Stdout: stdout, Stderr: stderr, ExitCode: status.code}, nil
+}
+
+// command is the container's process with another command; terminal is nil when
+// it gets none.
+func (c *container) command(args []string, terminal *specs.Box) (*process, error) {
+	spec, err := c.m.readSpec(wire.Create{Ref: c.ref, Bundle: c.record.Bundle})
+	if err != nil {
+		return nil, fmt.Errorf("its bundle: %w", err)
+	}
+	p := spec.Process
+	p.Args, p.Terminal, p.ConsoleSize = args, terminal != nil, terminal
+	hasTerm := func(e string) bool { return strings.HasPrefix(e, "TERM=") }
+	if terminal != nil && !slices.ContainsFunc(p.Env, hasTerm) {
+		p.Env = append(p.Env, "TERM=xterm") // as docker and containerd do
+	}
+	return newProcess(p)
+}
+
+// execute runs a prepared process to its end. started is called once it runs.
+// When ctx ends, or started fails, it is killed with what came of it.
+func (c *container) execute(ctx context.Context, process *process, started func() error) (exitStatus, error) {
 	reap, err := c.enter(ctx, process)
 	if err != nil {
-		return wire.ExecResult{}, err
+		return exitStatus{}, err
 	}
-	ends.closeTheirs()
-	p, err := c.follow(process, ends)
+	pid, err := process.Pid()
+	if err != nil { // it cannot be: enter has read it
+		return exitStatus{}, err
+	}
+	end, err := c.m.loop.watchEnd(pid)
 	if err != nil {
-		pid, _ := process.Pid()
 		_ = unix.Kill(pid, unix.SIGKILL)
 		_, _ = reap()
-		return wire.ExecResult{}, err
+		return exitStatus{}, err
 	}
-	defer p.close()
-	select {
-	case <-p.ended:
-	case <-ctx.Done():
-		c.killTree(p.pid)
-		<-p.ended
-		_, _ = reap()
-		return wire.ExecResult{}, ctx.Err()
+	defer end.close()
+	if err = started(); err == nil {
+		select {
+		case <-end.ended:
+			status, err := reap()
+			if err != nil {
+				return exitStatus{}, fmt.Errorf("wait for it: %w", err)
+			}
+			return status, nil
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
 	}
-	status, err := reap()
-	if err != nil {
-		return wire.ExecResult{}, fmt.Errorf("wait for it: %w", err)
-	}
-	stdout, stderr := p.output(ctx)
-	return wire.ExecResult{Stdout: stdout, Stderr: stderr, ExitCode: status.code}, nil
+	c.killTree(pid)
+	<-end.ended
+	_, _ = reap()
+	return exitStatus{}, err
 }
 
 // enter makes the process in the container.
@@ -124,49 +167,58 @@ func (c *container) enter(ctx context.Context, p *process) (reap func() (exitSta
 	return p.reap, nil
 }
 
-// execProcess is a running exec.
-type execProcess struct {
-	loop           *loop
-	pid, pidfd     int
-	token          uint64
-	ended          chan struct{}
+// endWatch tells the end of a child of ours that is not reaped yet.
+type endWatch struct {
+	loop  *loop
+	pidfd int
+	token uint64
+	ended chan struct{}
+}
+
+func (l *loop) watchEnd(pid int) (*endWatch, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("pidfd: %w", err)
+	}
+	w := &endWatch{loop: l, pidfd: fd, ended: make(chan struct{})}
+	// One shot: the first report is the only one, and close drops the watch.
+	if w.token, err = l.add(fd, unix.EPOLLIN|unix.EPOLLONESHOT, func(uint32, []byte) { close(w.ended) }); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return w, nil
+}
+
+func (w *endWatch) close() {
+	w.loop.drop(w.pidfd, w.token)
+	unix.Close(w.pidfd)
+}
+
+// captured is what a command prints.
+type captured struct {
 	stdout, stderr *stream
 	out, err       *capture
 }
 
-func (c *container) follow(process *process, ends *stdio) (_ *execProcess, err error) {
-	p := &execProcess{loop: c.m.loop, ended: make(chan struct{}), out: &capture{max: captureMax}, err: &capture{max: captureMax}}
-	defer func() {
-		if err != nil {
-			p.close()
-		}
-	}()
-	if p.pid, err = process.Pid(); err != nil {
-		return nil, err
-	}
-	if p.pidfd, err = unix.PidfdOpen(p.pid, 0); err != nil {
-		return nil, fmt.Errorf("pidfd: %w", err)
-	}
-	if p.stdout, err = openStream(p.loop, ends.stdout, p.out); err != nil {
-		return nil, err
+func (c *captured) open(l *loop, ends *stdio) (err error) {
+	if c.stdout, err = openStream(l, ends.stdout, c.out); err != nil {
+		return err
 	}
 	ends.stdout = nil
-	if p.stderr, err = openStream(p.loop, ends.stderr, p.err); err != nil {
-		return nil, err
+	if c.stderr, err = openStream(l, ends.stderr, c.err); err != nil {
+		return err
 	}
 	ends.stderr = nil
-	// One shot: the first report is the only one, and close drops the watch.
-	p.token, err = p.loop.add(p.pidfd, unix.EPOLLIN|unix.EPOLLONESHOT, func(uint32, []byte) { close(p.ended) })
-	return p, err
+	return nil
 }
 
 // output is what was captured once the streams have ended, or captureLinger has passed.
-func (p *execProcess) output(ctx context.Context) (stdout, stderr []byte) {
-	p.stdout.drain()
-	p.stderr.drain()
+func (c *captured) output(ctx context.Context) (stdout, stderr []byte) {
+	c.stdout.drain()
+	c.stderr.drain()
 	limit := time.NewTimer(captureLinger)
 	defer limit.Stop()
-	for _, s := range []*stream{p.stdout, p.stderr} {
+	for _, s := range []*stream{c.stdout, c.stderr} {
 		select {
 		case <-s.done:
 			continue
@@ -175,19 +227,11 @@ func (p *execProcess) output(ctx context.Context) (stdout, stderr []byte) {
 		}
 		break
 	}
-	p.stdout.stop()
-	p.stderr.stop()
-	return p.out.bytes(), p.err.bytes()
+	c.close()
+	return c.out.bytes(), c.err.bytes()
 }
 
-func (p *execProcess) close() {
-	p.stdout.stop()
-	p.stderr.stop()
-	if p.pidfd > 0 {
-		if p.token != 0 {
-			p.loop.drop(p.pidfd, p.token)
-		}
-		unix.Close(p.pidfd)
-		p.pidfd = 0
-	}
+func (c *captured) close() {
+	c.stdout.stop()
+	c.stderr.stop()
 }

@@ -28,13 +28,9 @@ func openStdio(p *process, r wire.Create) (_ *stdio, err error) {
 		}
 	}()
 	if r.TTY {
-		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return nil, fmt.Errorf("socket pair for the terminal: %w", err)
+		if err := s.openConsole(p); err != nil {
+			return nil, err
 		}
-		s.console = os.NewFile(uintptr(fds[0]), "console")
-		p.ConsoleSocket = os.NewFile(uintptr(fds[1]), "console")
-		s.theirs = append(s.theirs, p.ConsoleSocket)
 		return s, nil
 	}
 	stdout, stderr, err := s.outputs()
@@ -51,6 +47,18 @@ func openStdio(p *process, r wire.Create) (_ *stdio, err error) {
 		p.Stdin = read
 	}
 	return s, nil
+}
+
+// openConsole makes the socket that the master of a terminal comes by.
+func (s *stdio) openConsole(p *process) error {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("socket pair for the terminal: %w", err)
+	}
+	s.console = os.NewFile(uintptr(fds[0]), "console")
+	p.ConsoleSocket = os.NewFile(uintptr(fds[1]), "console")
+	s.theirs = append(s.theirs, p.ConsoleSocket)
+	return nil
 }
 
 // outputs makes the pipes of stdout and stderr and gives their writing ends.

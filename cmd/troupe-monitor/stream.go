@@ -26,6 +26,8 @@ type stream struct {
 	file  *os.File // nil: ended
 	fd    int
 	token uint64
+	taps  []*tap // clients who get a copy
+	held  bool   // not read, until a client has caught up
 }
 
 // sink takes what a stream delivers. end comes once, after the last take.
@@ -54,7 +56,7 @@ func openStream(l *loop, f *os.File, to sink) (*stream, error) {
 func (s *stream) ready(_ uint32, buf []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.file != nil {
+	if s.file != nil && !s.held {
 		s.read(buf)
 	}
 }
@@ -65,6 +67,7 @@ func (s *stream) read(buf []byte) bool {
 	switch {
 	case n > 0:
 		s.sink.take(buf[:n])
+		s.copy(buf[:n])
 		return true
 	case errors.Is(err, unix.EAGAIN):
 		return false
@@ -81,6 +84,9 @@ func (s *stream) finish() {
 	s.file.Close()
 	s.file = nil
 	s.sink.end()
+	for _, t := range s.taps {
+		t.last()
+	}
 	close(s.done)
 }
 
