@@ -28,7 +28,9 @@ import (
 //	stopping  StopContainer          joins; a shorter grace tightens           stopping
 //	any       the process exited     takes down how, answers who waited        exited
 //	any       RemoveContainer        kills, undoes all                         removing → gone
-//	running   ExecSync, ReopenLog    forwards to a session / the monitor       running
+//	running   ExecSync, ExecStream,  opens a session                           running
+//	          Attach
+//	running   ReopenLog              asks the monitor                          running
 //	any       anything else          refuses: FailedPrecondition               same
 var containerEdges = map[messages.ContainerState][]messages.ContainerState{
 	"":                         {messages.ContainerCreating, messages.ContainerCreated, messages.ContainerRunning, messages.ContainerExited, messages.ContainerRemoving},
@@ -121,13 +123,17 @@ func (c *container) Receive(ctx actor.Context) {
 		c.onRemove(ctx.Sender())
 	case messages.ExecSync:
 		c.onExec(ctx, m)
+	case messages.ExecStream:
+		c.onExecStream(ctx, m)
+	case messages.Attach:
+		c.onAttach(ctx, m)
 	case messages.ReopenLog:
 		c.onReopen(ctx.Sender())
 	case processFact:
 		c.onFact(m.ProcessState)
 	case *actor.Stopped:
 		c.env.Index.dropActor(c.self.Id)
-	case *actor.Terminated, messages.Abandon: // an exec ended; nobody waits here without us knowing
+	case *actor.Terminated, messages.Abandon: // a session ended; nobody waits here without us knowing
 	default:
 		if !c.handled(m) {
 			unexpected(c.env, ctx, string(c.state))

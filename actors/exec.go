@@ -10,80 +10,105 @@ import (
 	"github.com/troupe-run/troupe/messages"
 )
 
-// exec is one command in a container: it lives as long as the command.
-type exec struct {
+// session is something a caller does with a container or a pod that is a matter
+// of its own for as long as it takes: a command in a container, an attach, a
+// forwarded port. It ends with its parent.
+type session struct {
 	crew
-	req    messages.ExecSync
+	what   errand
 	caller waiters
 }
 
-func newExec(env *Env, m messages.ExecSync, caller *actor.PID) actor.Producer {
+// errand is what a session does.
+type errand struct {
+	kind  string // exec, attach, forward: names the actor
+	about string // for the tree
+	lane  Lane
+	until time.Time // when its caller's time is up; zero: never
+	run   func(context.Context) (any, error)
+}
+
+func newSession(env *Env, e errand, caller *actor.PID) actor.Producer {
 	// A second instance, after a panic, has nobody to answer and runs nothing:
 	// a command is not run twice.
 	started := false
 	return func() actor.Actor {
-		e := &exec{crew: crew{env: env}, req: m}
+		s := &session{crew: crew{env: env}, what: e}
 		if !started {
-			e.caller.join(caller)
+			s.caller.join(caller)
 		}
 		started = true
-		return e
+		return s
 	}
 }
 
-func (e *exec) debts() []*waiters { return []*waiters{&e.caller} }
+func (s *session) debts() []*waiters { return []*waiters{&s.caller} }
 
 // Receive implements actor.Actor.
-func (e *exec) Receive(ctx actor.Context) {
+func (s *session) Receive(ctx actor.Context) {
 	switch m := ctx.Message().(type) {
 	case *actor.Started:
-		e.start(e.env, ctx, ctx.Self().Id)
-		if len(e.caller) == 0 {
+		s.start(s.env, ctx, ctx.Self().Id)
+		if len(s.caller) == 0 {
 			ctx.Stop(ctx.Self())
 			return
 		}
-		e.env.Index.putActor(messages.ActorInfo{Path: ctx.Self().Id, Kind: "exec", State: "running", Since: e.env.Clock.Now(), Step: e.req.Command[0]})
-		e.run(ctx)
-	case *actor.Stopping, *actor.Restarting: // its container is removed, or the daemon ends
-		e.handled(m)
-		settle(e.env, ctx.Self(), e)
+		s.env.Index.putActor(messages.ActorInfo{Path: ctx.Self().Id, Kind: s.what.kind, State: "running", Since: s.env.Clock.Now(), Step: s.what.about})
+		s.run(ctx)
+	case *actor.Stopping, *actor.Restarting: // its parent is stopped or removed, or the daemon ends
+		s.handled(m)
+		settle(s.env, ctx.Self(), s)
 	case *actor.Stopped:
-		e.env.Index.dropActor(ctx.Self().Id)
+		s.env.Index.dropActor(ctx.Self().Id)
 	default:
-		if !e.handled(m) {
-			unexpected(e.env, ctx, "running")
+		if !s.handled(m) {
+			unexpected(s.env, ctx, "running")
 		}
 	}
 }
 
-func (e *exec) run(ctx actor.Context) {
-	r := backends.ExecRequest{Pod: e.req.Pod, Container: e.req.Container, Command: e.req.Command, Timeout: e.req.Timeout}
+func (s *session) run(ctx actor.Context) {
 	self := ctx.Self()
-	// The monitor keeps the time of the command; ours is the caller's.
 	limit := time.Duration(0)
-	if until := e.req.Until(); !until.IsZero() {
-		limit = max(until.Sub(e.env.Clock.Now()), time.Nanosecond)
+	if !s.what.until.IsZero() {
+		limit = max(s.what.until.Sub(s.env.Clock.Now()), time.Nanosecond)
 	}
-	e.do(Job{Lane: LaneProbe, Name: "exec", Limit: limit}, func(ctx context.Context) (any, error) {
-		return e.env.Node.Runtime.Exec(ctx, r)
-	}, func(d done) {
-		e.caller.answer(e.env, d.value, d.err)
-		e.env.System.Root.Stop(self)
+	s.do(Job{Lane: s.what.lane, Name: s.what.kind, Limit: limit}, s.what.run, func(d done) {
+		s.caller.answer(s.env, d.value, d.err)
+		s.env.System.Root.Stop(self)
 	})
 }
 
-// onExec spawns the session.
+// open spawns a session below an actor.
+func open(env *Env, ctx actor.Context, e errand) *actor.PID {
+	id := fmt.Sprintf("%s-%d", e.kind, env.next())
+	pid, err := ctx.SpawnNamed(env.Props(ctx.Self().Id+"/"+id, newSession(env, e, ctx.Sender())), id)
+	if err != nil {
+		panic(fmt.Errorf("spawn %s: %w", id, err))
+	}
+	return pid
+}
+
+// onExec runs a command and captures what it prints.
 func (c *container) onExec(ctx actor.Context, m messages.ExecSync) {
-	if err := c.mustRun("no command can run in it"); err != nil {
+	if !c.mayExec(ctx, m.Command) {
+		return
+	}
+	r := backends.ExecRequest{Pod: m.Pod, Container: m.Container, Command: m.Command, Timeout: m.Timeout}
+	run := c.env.Node.Runtime.Exec
+	// The monitor keeps the time of the command; ours is the caller's.
+	open(c.env, ctx, errand{kind: "exec", about: m.Command[0], lane: LaneProbe, until: m.Until(), run: func(ctx context.Context) (any, error) {
+		return run(ctx, r)
+	}})
+}
+
+func (c *container) mayExec(ctx actor.Context, command []string) bool {
+	err := c.mustRun("no command can run in it")
+	if err == nil && len(command) == 0 {
+		err = messages.Errorf(messages.Invalid, "exec in container %s: there is no command", c.id)
+	}
+	if err != nil {
 		c.env.reply(ctx.Sender(), nil, err)
-		return
 	}
-	if len(m.Command) == 0 {
-		c.env.reply(ctx.Sender(), nil, messages.Errorf(messages.Invalid, "exec in container %s: there is no command", c.id))
-		return
-	}
-	id := fmt.Sprintf("exec-%d", c.env.next())
-	if _, err := ctx.SpawnNamed(c.env.Props(ctx.Self().Id+"/"+id, newExec(c.env, m, ctx.Sender())), id); err != nil {
-		panic(err)
-	}
+	return err == nil
 }

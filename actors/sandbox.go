@@ -24,6 +24,7 @@ import (
 //	          RemovePod                                                               if an undo failed
 //	ready     RunPod                  answers its id: the retry of a lost answer      ready
 //	ready     CreateContainer         spawns the child                                ready
+//	ready     PortForward             opens a session                                 ready
 //	ready     pause exited            publishes                                       notReady
 //	ready,    StopPod                 stops children, undoes the onStop steps         stopping → notReady
 //	notReady
@@ -61,6 +62,7 @@ type sandbox struct {
 	children                    map[string]*actor.PID
 	broken                      map[string][]postponed // children given up, with what waits for them
 	names                       map[string]string      // container name and attempt → id
+	forwards                    map[string]*actor.PID  // forwarded ports under way
 }
 
 // adopt hands a pod its records after the daemon's death; without records it
@@ -90,7 +92,7 @@ type podGone struct {
 
 func newSandbox(env *Env, id string) actor.Producer {
 	return func() actor.Actor {
-		s := &sandbox{id: id, children: map[string]*actor.PID{}, names: map[string]string{}, broken: map[string][]postponed{}}
+		s := &sandbox{id: id, children: map[string]*actor.PID{}, names: map[string]string{}, broken: map[string][]postponed{}, forwards: map[string]*actor.PID{}}
 		s.trip = trip[podPlan]{crew: crew{env: env}, who: s, place: backends.Key{Pod: id}, walk: walk[podPlan]{steps: podSteps}}
 		return s
 	}
@@ -127,6 +129,8 @@ func (s *sandbox) Receive(ctx actor.Context) {
 		s.onRemove(ctx.Sender())
 	case messages.CreateContainer:
 		s.onCreate(ctx, m)
+	case messages.PortForward:
+		s.onForward(ctx, m)
 	case forContainer:
 		s.forward(ctx, m)
 	case containerGone:
@@ -172,6 +176,9 @@ func (s *sandbox) become(next messages.PodState, reason string) {
 	s.state, s.since, s.reason = next, now, reason
 	s.publish()
 	s.env.send(s.env.events, podChanged{pod: s.id, from: from, to: next, at: now})
+	if next != messages.PodReady {
+		s.endForwards()
+	}
 }
 
 func reasonAttr(reason string) slog.Attr {

@@ -123,6 +123,7 @@ func (s *sandbox) childEnded(ctx actor.Context, who *actor.PID) {
 	if s.ending {
 		return
 	}
+	delete(s.forwards, who.Id) // the usual end of a session
 	for _, id := range s.childIDs() {
 		if s.children[id].Id == who.Id {
 			s.env.Log.Error("a container actor was given up after repeated panics; it is taken up again from its record", "pod", s.id, "container", id, "in", s.env.Settings.RetryMax)

@@ -55,7 +55,11 @@ type PortForward struct {
 // Answers says the reply is empty.
 func (PortForward) Answers(None) {}
 
-// About is as in call.go.
-func (m ExecStream) About() (pod, container string)  { return m.Pod, m.Container }
-func (m Attach) About() (pod, container string)      { return m.Pod, m.Container }
+// About implements Addressed.
+func (m ExecStream) About() (pod, container string) { return m.Pod, m.Container }
+
+// About implements Addressed.
+func (m Attach) About() (pod, container string) { return m.Pod, m.Container }
+
+// About implements Addressed.
 func (m PortForward) About() (pod, container string) { return m.Pod, "" }

@@ -215,10 +215,21 @@ func (k *pod) create(name string, attempt uint32) (string, bool) {
 // use lets it run, with probes.
 func (k *pod) use(id string) {
 	w, p := k.w, k.p
+	if k.n%3 == 0 {
+		k.watch("exec", messages.ExecStream{Pod: k.id, Container: id, Command: []string{"sleep", "4"}, TTY: true})
+		k.watch("attach", messages.Attach{Pod: k.id, Container: id})
+		k.watch("forward", messages.PortForward{Pod: k.id, Port: 80})
+	}
 	for range w.rng.IntN(4) {
 		p.sleep(w.between(time.Second, 10*time.Second))
 		_, _ = w.ask(p, messages.ExecSync{Pod: k.id, Container: id, Command: []string{"true"}, Timeout: time.Second}, usualLimit)
 	}
+}
+
+// watch begins what somebody sits before until it ends by itself: with the
+// container, with the pod, or with the daemon, but not later.
+func (k *pod) watch(what string, request any) {
+	k.w.spawn(nil, k.p.name+"-"+what, func(p *proc) { _, _ = k.w.ask(p, request, 10*time.Hour) }, nil)
 }
 
 // end takes the pod down, as after a deletion.

@@ -118,7 +118,7 @@ func (w *World) settle() {
 		w.fail("still listed: pod %s is %s", s.ID, s.State)
 	}
 	for _, a := range l.env.Index.Tree() {
-		if a.Kind == "sandbox" || a.Kind == "container" || a.Kind == "pull" || a.Kind == "layer" || a.Kind == "exec" {
+		if a.Kind == "sandbox" || a.Kind == "container" || a.Kind == "pull" || a.Kind == "layer" || a.Kind == "exec" || a.Kind == "attach" || a.Kind == "forward" {
 			w.fail("still alive: %s is %s", a.Path, a.State)
 		}
 	}

@@ -28,6 +28,7 @@ type RuntimeHarness struct {
 	// Echo is a command that prints "hello" and a newline, and exits with 3;
 	// Hang is one that does not end by itself.
 	Echo, Hang []string
+	Cat        []string // copies its stdin
 }
 
 // connected is a runtime whose facts the suite sees.
@@ -46,6 +47,9 @@ func Runtime(t *testing.T, h RuntimeHarness) {
 	t.Run("TheUnknownIsGone", h.with(unknown))
 	t.Run("DeleteKillsAndForgets", h.with(deleted))
 	t.Run("ExecCapturesAndTimesOut", h.with(execs))
+	t.Run("AStreamedExecGivesItsExitCode", h.with(execStreams))
+	t.Run("AStreamedExecEndsWithItsClient", h.with(execStreamEnds))
+	t.Run("AttachEndsWithTheContainerOrTheClient", h.with(attaches))
 	t.Run("AReconnectTellsEveryState", h.with(reconnects))
 	t.Run("LeftoversAreHeldAndCanBeDropped", h.with(leftovers))
 }

@@ -59,7 +59,7 @@ func TestRuntimeConforms(t *testing.T) {
 			}
 			return prepare(t, n, id(1000+pods), id(2000+pods), commands[p]...)
 		},
-		Echo: []string{"sh", "-c", "echo hello; exit 3"}, Hang: []string{"sleep", "infinity"},
+		Echo: []string{"sh", "-c", "echo hello; exit 3"}, Hang: []string{"sleep", "infinity"}, Cat: []string{"cat"},
 	})
 }
 

@@ -23,8 +23,12 @@ type command struct {
 // Exec runs a command for as long as its program says, and not longer than its
 // timeout, its container, the monitor, or its caller.
 func (b runtimeBackend) Exec(ctx context.Context, r backends.ExecRequest) (messages.ExecResult, error) {
+	return b.command(ctx, "Exec", r)
+}
+
+func (b runtimeBackend) command(ctx context.Context, method string, r backends.ExecRequest) (messages.ExecResult, error) {
 	n, c := b.n, &command{}
-	err := b.withMonitor(ctx, runtimeCall("Exec", r.Pod, r.Container), func() error { return n.begin(c, r) })
+	err := b.withMonitor(ctx, runtimeCall(method, r.Pod, r.Container), func() error { return n.begin(c, r) })
 	if err != nil {
 		return messages.ExecResult{}, err
 	}
@@ -46,15 +50,14 @@ func (b runtimeBackend) Exec(ctx context.Context, r backends.ExecRequest) (messa
 }
 
 func (n *Node) begin(c *command, r backends.ExecRequest) error {
-	p, now := n.find(r.Pod, r.Container), n.hook.Now()
-	switch {
-	case p == nil:
-		return messages.Errorf(messages.NotFound, "container %.12s has no process", r.Container)
-	case p.Status != messages.ProcessRunning:
-		return messages.Errorf(messages.Precondition, "container %.12s does not run: it is %s", r.Container, p.Status)
-	case len(r.Command) == 0:
+	p, err := n.runs(r.Pod, r.Container)
+	if err != nil {
+		return err
+	}
+	if len(r.Command) == 0 {
 		return messages.Errorf(messages.Invalid, "there is no command")
 	}
+	now := n.hook.Now()
 	c.in, c.program, c.crashes = p, n.conf.Programs(r.Command), n.runtime.crashes
 	if c.program.NotFound {
 		return messages.Errorf(messages.Internal, "exec: %q: executable file not found in $PATH", r.Command[0])

@@ -19,6 +19,6 @@ func TestTheMonitorKeepsThePromisesOfARuntime(t *testing.T) {
 				conformance.Sleeps: {"/bin/sleep", "1000"}, conformance.Exits3: shell("exit 3"), conformance.Missing: {"nosuch"},
 			}[p])
 		},
-		Echo: shell("echo hello; exit 3"), Hang: []string{"/bin/sleep", "1000"},
+		Echo: shell("echo hello; exit 3"), Hang: []string{"/bin/sleep", "1000"}, Cat: []string{"cat"},
 	})
 }
