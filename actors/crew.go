@@ -99,8 +99,8 @@ func (c *crew) fired(m tick) {
 
 // cancel ends the contexts of all jobs under way; their outcomes still come.
 func (c *crew) cancel() {
-	for _, b := range c.busy {
-		b.cancel()
+	for _, attempt := range sortedKeys(c.busy) { // in order: the simulator replays
+		c.busy[attempt].cancel()
 	}
 }
 
@@ -129,8 +129,8 @@ func (c *crew) handled(m any) bool {
 		// what it owns on the node.
 		c.ending = true
 		c.cancel()
-		for _, t := range c.timers {
-			t.stop()
+		for _, n := range sortedKeys(c.timers) {
+			c.timers[n].stop()
 		}
 	default:
 		return false

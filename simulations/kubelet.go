@@ -229,7 +229,11 @@ func (k *pod) use(id string) {
 // watch begins what somebody sits before until it ends by itself: with the
 // container, with the pod, or with the daemon, but not later.
 func (k *pod) watch(what string, request any) {
-	k.w.spawn(nil, k.p.name+"-"+what, func(p *proc) { _, _ = k.w.ask(p, request, 10*time.Hour) }, nil)
+	limit := usualLimit // with faults, somebody who sees nothing happen goes
+	if k.w.sure {
+		limit = 10 * time.Hour
+	}
+	k.w.spawn(nil, k.p.name+"-"+what, func(p *proc) { _, _ = k.w.ask(p, request, limit) }, nil)
 }
 
 // end takes the pod down, as after a deletion.

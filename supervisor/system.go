@@ -27,14 +27,14 @@ type MailboxProducer func(path string) actor.Mailbox
 // all go through this one function.
 func Props(log *slog.Logger, index *actors.Index, strategy actor.SupervisorStrategy, mailbox MailboxProducer) func(string, actor.Producer) *actor.Props {
 	return func(path string, producer actor.Producer) *actor.Props {
+		box := &answering{Mailbox: mailbox(path)}
 		p := actor.PropsFromProducer(producer,
 			actor.WithMailbox(func() actor.Mailbox {
-				m := mailbox(path)
-				index.Mailbox(path, m.UserMessageCount)
-				return m
+				index.Mailbox(path, box.UserMessageCount)
+				return box
 			}),
 			actor.WithSupervisor(strategy),
-			actor.WithReceiverMiddleware(panicMiddleware(log)),
+			actor.WithReceiverMiddleware(box.middleware, panicMiddleware(log)),
 		)
 		if !strings.Contains(path, "/") { // nobody is above it who could supervise
 			return p.Clone(actor.WithGuardian(strategy))
