@@ -41,6 +41,9 @@ var methods = map[string]method{
 	runtime.RuntimeService_StreamContainers_FullMethodName:   {reads, base},
 	runtime.RuntimeService_ReopenContainerLog_FullMethodName: {work, base},
 	runtime.RuntimeService_ExecSync_FullMethodName:           {execs, plusTimeoutIfAny},
+	runtime.RuntimeService_Exec_FullMethodName:               {work, base},
+	runtime.RuntimeService_Attach_FullMethodName:             {work, base},
+	runtime.RuntimeService_PortForward_FullMethodName:        {work, base},
 	runtime.RuntimeService_GetContainerEvents_FullMethodName: {watches, endless},
 
 	runtime.RuntimeService_ContainerStats_FullMethodName:          {reads, base},

@@ -72,6 +72,7 @@ type Config struct {
 	Limits              Limits
 	Deadline            time.Duration // of an RPC that brings none; 2 min (see methods.go)
 	StreamBatch         int           // items in one message of a streamed list; 500
+	Streaming           Streaming     // exec, attach, port-forward
 	Log                 *slog.Logger
 }
 
@@ -127,6 +128,7 @@ type Server struct {
 	node     Node
 	metrics  []metric // the table of this node
 	lanes    lanes
+	streams  *streams
 	grpc     *grpc.Server
 	closing  context.Context // ends when the server is to stop: streams without an end of their own end
 	closeNow context.CancelFunc
@@ -143,6 +145,7 @@ func New(config Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{config: config, log: config.Log, node: config.Node, metrics: table, lanes: newLanes(config.Limits)}
+	s.streams = newStreams(config.Streaming, config.Node, config.Log)
 	s.closing, s.closeNow = context.WithCancel(context.Background())
 	s.grpc = grpc.NewServer(
 		grpc.MaxRecvMsgSize(config.MaxReceive),
@@ -166,10 +169,11 @@ func (s *Server) Serve(l net.Listener) error {
 	return nil
 }
 
-// GracefulStop takes no new RPC, ends event streams, and waits for the RPCs
+// GracefulStop takes no new RPC, cuts off sessions, ends event streams, and waits for the RPCs
 // under way; when ctx ends first, they are cut off.
 func (s *Server) GracefulStop(ctx context.Context) error {
 	s.closeNow()
+	s.streams.stop()
 	return stopGracefully(ctx, s.grpc)
 }
 

@@ -12,10 +12,6 @@ import (
 // unimplemented are the RPCs that are registered and answer Unimplemented,
 // each with what its caller should know. DESIGN.md lists them.
 var unimplemented = map[string]string{
-	runtime.RuntimeService_Exec_FullMethodName:        "use ExecSync for a command without a terminal",
-	runtime.RuntimeService_Attach_FullMethodName:      "read the container's log file instead",
-	runtime.RuntimeService_PortForward_FullMethodName: "connect to the pod's address instead",
-
 	runtime.RuntimeService_UpdateContainerResources_FullMethodName:  resizeHint,
 	runtime.RuntimeService_UpdatePodSandboxResources_FullMethodName: resizeHint,
 

@@ -164,6 +164,9 @@ func (d *daemon) serve(ctx context.Context) (err error) {
 	if err := d.serveMetrics(ctx); err != nil {
 		return err
 	}
+	if err := d.server.ServeStreams(); err != nil {
+		return &config.Error{Err: err}
+	}
 	go func() { d.failed <- d.server.Serve(listeners[0]) }()
 	if len(listeners) > 1 {
 		d.debug = cri.NewDebug(d.server)

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"github.com/troupe-run/troupe/cmd/troupe/config"
+	"k8s.io/klog/v2"
 )
 
 // logging is the daemon's log; level and filter can change while it runs.
@@ -27,6 +28,7 @@ func newLogging(w io.Writer, c *config.Config) *logging {
 	}
 	l.Logger = slog.New(filtered{handler, l.filter})
 	l.apply(c)
+	klog.SetSlogLogger(l.Logger.With("from", "k8s.io")) // cri-streaming's
 	return l
 }
 

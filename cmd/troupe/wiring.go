@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"path/filepath"
+	"time"
 
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/backends/bundles"
@@ -180,8 +182,18 @@ func criConfig(c *config.Config, node cri.Node, meter cri.Meter, log *slog.Logge
 	return cri.Config{
 		Node: node, Meter: meter, Metrics: c.Stats.PodMetrics, Version: buildOf().Version, Handlers: handlers, DefaultHandler: c.Runtime.DefaultHandler,
 		CgroupDriver: driver, Shown: c, MaxReceive: c.API.MaxRecv, MaxSend: c.API.MaxSend, Log: log,
-		Features: &runtime.RuntimeFeatures{SupplementalGroupsPolicy: true},
+		Streaming: streaming(c),
+		Features:  &runtime.RuntimeFeatures{SupplementalGroupsPolicy: true},
 	}
+}
+
+func streaming(c *config.Config) cri.Streaming {
+	s := cri.Streaming{Address: net.JoinHostPort(c.API.StreamAddress, c.API.StreamPort)}
+	s.IdleTimeout, _ = time.ParseDuration(c.API.StreamIdle) // checked when it was read; empty: the default
+	if c.API.StreamTLS {
+		s.TLS = &cri.TLSFiles{Cert: c.API.StreamCert, Key: c.API.StreamKey, CA: c.API.StreamCA}
+	}
+	return s
 }
 
 // criNode is the tree as the gateway sees it.

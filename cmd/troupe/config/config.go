@@ -34,6 +34,11 @@ type Storage struct {
 type API struct {
 	Listen           string // path of a unix socket, "unix://" is allowed in front
 	MaxSend, MaxRecv int    // bytes a message; ≤ 0: 80 MiB
+
+	StreamAddress, StreamPort       string
+	StreamTLS                       bool
+	StreamCert, StreamKey, StreamCA string
+	StreamIdle                      string // a duration, or empty: 4 h
 }
 
 // Runtime is what containers get that the kubelet does not say.

@@ -31,20 +31,26 @@ var apiOptions = []Option{
 		"The largest answer, in bytes; 0: 80 MiB."),
 	honoured("crio.api.grpc_max_recv_msg_size", defaultMessageSize, func(c *Config) *int { return &c.API.MaxRecv },
 		"The largest request, in bytes; 0: 80 MiB."),
-	known("crio.api.stream_address", "127.0.0.1", noStreaming),
-	known("crio.api.stream_port", "0", noStreaming),
-	known("crio.api.stream_enable_tls", false, noStreaming),
-	known("crio.api.stream_idle_timeout", "", noStreaming),
-	known("crio.api.stream_tls_cert", "", noStreaming),
-	known("crio.api.stream_tls_key", "", noStreaming),
-	known("crio.api.stream_tls_ca", "", noStreaming),
+	honoured("crio.api.stream_address", "127.0.0.1", func(c *Config) *string { return &c.API.StreamAddress },
+		"The address exec, attach and port-forward sessions are served on. The kubelet connects to it."),
+	honoured("crio.api.stream_port", "0", func(c *Config) *string { return &c.API.StreamPort },
+		"The port they are served on. \"0\": any free one.", check(portText)),
+	honoured("crio.api.stream_enable_tls", false, func(c *Config) *bool { return &c.API.StreamTLS },
+		"Serve them by TLS 1.2 or later, with stream_tls_cert and stream_tls_key."),
+	honoured("crio.api.stream_idle_timeout", "", func(c *Config) *string { return &c.API.StreamIdle },
+		"How long nothing may be sent in a session before it is ended, like \"30m\". Empty: 4h.", check(durationText)),
+	honoured("crio.api.stream_tls_cert", "", func(c *Config) *string { return &c.API.StreamCert },
+		"The certificate they are served with, in PEM. The files are read again when they have changed.", absolute),
+	honoured("crio.api.stream_tls_key", "", func(c *Config) *string { return &c.API.StreamKey },
+		"The key to it.", absolute),
+	honoured("crio.api.stream_tls_ca", "", func(c *Config) *string { return &c.API.StreamCA },
+		"Only clients with a certificate of these authorities are let in. Empty: everybody who has a session's address.", absolute),
 }
 
 const (
-	noStreaming = "exec, attach and port-forward streams are not there yet"
-	noMetrics   = "not yet"
-	noNRI       = "NRI is not there yet"
-	noTracing   = "traces are not there yet"
+	noMetrics = "not yet"
+	noNRI     = "NRI is not there yet"
+	noTracing = "traces are not there yet"
 
 	// defaultMessageSize is CRI-O's (crio.conf(5)): lists of a full node pass
 	// the 4 MiB of grpc.

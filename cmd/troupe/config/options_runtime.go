@@ -107,7 +107,7 @@ var handlerOptions = []Option{
 	known(handlerPrefix+"*.container_min_memory", "", notYet),
 	known(handlerPrefix+"*.container_create_timeout", 0, "the caller's deadline holds"),
 	known(handlerPrefix+"*.no_sync_log", false, notYet),
-	known(handlerPrefix+"*.stream_websockets", false, noStreaming),
+	known(handlerPrefix+"*.stream_websockets", true, "WebSocket is served beside SPDY for every handler"),
 	known(handlerPrefix+"*.seccomp_profile", "", notYet),
 	known(handlerPrefix+"*.exec_cpu_affinity", "", notYet),
 }

@@ -67,6 +67,26 @@ func port(v int) error {
 	return nil
 }
 
+func portText(v string) error {
+	n, err := strconv.Atoi(v)
+	if err != nil {
+		return fmt.Errorf("is %q; use a number in quotes, like \"0\"", v)
+	}
+	return port(n)
+}
+
+// durationText is for an option that crio.conf(5) has as a string.
+func durationText(v string) error {
+	if v == "" {
+		return nil
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil {
+		return fmt.Errorf("is %q; use a duration like \"30m\"", v)
+	}
+	return notNegative(d)
+}
+
 func pattern(v string) error {
 	if _, err := regexp.Compile(v); err != nil {
 		return fmt.Errorf("is %q, not a regular expression (%w)", v, err)
