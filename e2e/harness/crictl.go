@@ -45,3 +45,8 @@ func (c *Crictl) JSON(ctx context.Context, into any, args ...string) error {
 	}
 	return nil
 }
+
+// Command is crictl not run yet, for a test that talks to it while it runs.
+func (c *Crictl) Command(args ...string) *exec.Cmd {
+	return exec.Command(c.bin, append([]string{"--config", c.config}, args...)...)
+}

@@ -36,6 +36,7 @@ type DaemonOptions struct {
 	Storage  string   // directory for images; empty: one in the lab
 	LogLevel string   // empty: debug
 	Extra    string   // TOML at the end of the file
+	API      string   // TOML in the table crio.api
 }
 
 // NewDaemon writes the configuration of a private daemon; Start starts it.
@@ -76,7 +77,7 @@ func (d *Daemon) toml(o DaemonOptions, policy string) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line("[crio]\nroot = %q\nrunroot = %q\nstorage_driver = %q", o.Storage, filepath.Join(d.Run, "images"), "overlay")
-	line("[crio.api]\nlisten = %q", d.Socket)
+	line("[crio.api]\nlisten = %q\n%s", d.Socket, o.API)
 	line("[crio.runtime]\ncgroup_manager = %q\nlog_level = %q", "cgroupfs", o.LogLevel)
 	line("[crio.image]\nsignature_policy = %q\ninsecure_registries = %s", policy, list(o.Insecure))
 	line("[crio.network]\nnetwork_dir = %q\nplugin_dirs = %s", o.Network.Dir(), list(PluginDirs))
