@@ -1,10 +1,12 @@
 package cri
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/http"
 	"os"
 	"sync"
 	"time"
@@ -179,5 +181,33 @@ func (c *clients) watch(ctx context.Context) {
 func (c *clients) cut() {
 	for _, one := range c.list() {
 		_ = one.Close()
+	}
+}
+
+// takeover notes whether a session took its connection over. Then it is ours to
+// close when the session has ended: cri-streaming leaves it open when a client
+// asks for an upgrade and then opens no streams.
+type takeover struct {
+	http.ResponseWriter
+	conn net.Conn
+}
+
+// Hijack implements http.Hijacker.
+func (t *takeover) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	h, ok := t.ResponseWriter.(http.Hijacker)
+	if !ok {
+		return nil, nil, http.ErrNotSupported
+	}
+	conn, rw, err := h.Hijack()
+	t.conn = conn
+	return conn, rw, err
+}
+
+// Unwrap is for http.ResponseController.
+func (t *takeover) Unwrap() http.ResponseWriter { return t.ResponseWriter }
+
+func (t *takeover) close() {
+	if t.conn != nil {
+		_ = t.conn.Close()
 	}
 }

@@ -25,6 +25,7 @@ type Streaming struct {
 	TLS         *TLSFiles
 	IdleTimeout time.Duration // of a session in which nothing is sent; 4 h
 	TokenLife   time.Duration // from the RPC to the connection; 1 min
+	OpenTimeout time.Duration // how long a SPDY client may take to open its streams; 30 s
 	MaxSessions int           // at once; 1024
 }
 
@@ -37,6 +38,9 @@ func (c Streaming) withDefaults() Streaming {
 	}
 	if c.TokenLife <= 0 {
 		c.TokenLife = time.Minute
+	}
+	if c.OpenTimeout <= 0 {
+		c.OpenTimeout = remotecommand.DefaultStreamCreationTimeout
 	}
 	if c.MaxSessions <= 0 {
 		c.MaxSessions = 1024
@@ -141,17 +145,19 @@ func (s *streams) serve(w http.ResponseWriter, r *http.Request) {
 	ctx, trace := withTrace(r.Context())
 	r = r.WithContext(ctx)
 	began := time.Now()
+	taken := &takeover{ResponseWriter: w}
+	defer taken.close()
 	session := &session{streams: s, request: r, trace: trace}
 	switch m := request.(type) {
 	case *runtime.ExecRequest:
 		session.about = []any{"container", m.GetContainerId()}
-		session.exec(w, m)
+		session.exec(taken, m)
 	case *runtime.AttachRequest:
 		session.about = []any{"container", m.GetContainerId()}
-		session.attach(w, m)
+		session.attach(taken, m)
 	case *runtime.PortForwardRequest:
 		session.about = []any{"pod", m.GetPodSandboxId()}
-		session.forward(w, m)
+		session.forward(taken, m)
 	}
 	s.log.Info("session ended", append([]any{"kind", kindOf(request), "took", time.Since(began), "trace", trace}, session.about...)...)
 }
@@ -190,7 +196,7 @@ func (s *session) exec(w http.ResponseWriter, r *runtime.ExecRequest) {
 		return
 	}
 	remotecommand.ServeExec(w, s.request, run, "", "", r.GetContainerId(), r.GetCmd(), options,
-		s.config.IdleTimeout, remotecommand.DefaultStreamCreationTimeout, remotecommand.SupportedStreamingProtocols)
+		s.config.IdleTimeout, s.config.OpenTimeout, remotecommand.SupportedStreamingProtocols)
 }
 
 func (s *session) attach(w http.ResponseWriter, r *runtime.AttachRequest) {
@@ -201,7 +207,7 @@ func (s *session) attach(w http.ResponseWriter, r *runtime.AttachRequest) {
 		return
 	}
 	remotecommand.ServeAttach(w, s.request, run, "", "", r.GetContainerId(), options,
-		s.config.IdleTimeout, remotecommand.DefaultStreamCreationTimeout, remotecommand.SupportedStreamingProtocols)
+		s.config.IdleTimeout, s.config.OpenTimeout, remotecommand.SupportedStreamingProtocols)
 }
 
 func (s *session) forward(w http.ResponseWriter, r *runtime.PortForwardRequest) {
@@ -212,7 +218,7 @@ func (s *session) forward(w http.ResponseWriter, r *runtime.PortForwardRequest) 
 	}
 	serve := func(w http.ResponseWriter, request *http.Request) {
 		portforward.ServePortForward(w, request, forwarding{s}, r.GetPodSandboxId(), "", options,
-			s.config.IdleTimeout, remotecommand.DefaultStreamCreationTimeout, portforward.SupportedProtocols)
+			s.config.IdleTimeout, s.config.OpenTimeout, portforward.SupportedProtocols)
 	}
 	if wsstream.IsWebSocketRequestWithTunnelingProtocol(s.request) {
 		tunneled(w, s.request, serve)
