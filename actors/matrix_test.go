@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -231,8 +232,18 @@ func (s *scene) requests() map[string]any {
 		"Remove":     messages.RemoveContainer{Pod: s.pod, Container: s.cont},
 		"Exec":       messages.ExecSync{Pod: s.pod, Container: s.cont, Command: []string{"true"}},
 		"ExecEmpty":  messages.ExecSync{Pod: s.pod, Container: s.cont},
+		"ExecStream": messages.ExecStream{Pod: s.pod, Container: s.cont, Command: []string{"true"}},
+		"Attach":     messages.Attach{Pod: s.pod, Container: s.cont, Streams: messages.Streams{Gone: gone()}},
+		"Forward":    messages.PortForward{Pod: s.pod, Port: 80, Gone: gone()},
 		"ReopenLog":  messages.ReopenLog{Pod: s.pod, Container: s.cont},
 	}
+}
+
+// gone is a client that goes after a moment.
+func gone() <-chan struct{} {
+	c := make(chan struct{})
+	time.AfterFunc(50*time.Millisecond, func() { close(c) })
+	return c
 }
 
 var fitting = map[messages.Kind]bool{
@@ -299,6 +310,7 @@ func TestEveryRequestInEveryStateOfAPodIsAnsweredOnceAndFittingly(t *testing.T) 
 			t.Run(fmt.Sprintf("%s/%s", state, name), func(t *testing.T) {
 				t.Parallel()
 				s := newScene(t)
+				s.cont = strings.Repeat("c", 64) // there is none
 				bring(s)
 				s.until(string(state), func() bool { return s.podState() == state })
 				for _, a := range s.tree.View().Tree() {

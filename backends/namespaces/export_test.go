@@ -1,0 +1,4 @@
+package namespaces
+
+// OnThrownAwayThread is for tests that must be in a namespace for a moment.
+var OnThrownAwayThread = onThrownAwayThread
