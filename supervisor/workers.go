@@ -66,24 +66,21 @@ func (w *workers) Go(j actors.Job) (cancel func()) {
 	return stop
 }
 
-// drain runs the jobs of a key until there is none.
+// drain runs the jobs of a key until there is none. A job stays in the queue
+// while it runs; that it goes and that the queue is found empty is one step, or
+// Go would take the key for unattended and start a second drain.
 func (w *workers) drain(key string) {
 	defer w.wg.Done()
-	for {
-		w.mu.Lock()
-		queue := w.queues[key]
-		if len(queue) == 0 {
-			delete(w.queues, key)
-			w.mu.Unlock()
-			return
-		}
-		j := queue[0]
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for len(w.queues[key]) > 0 {
+		j := w.queues[key][0]
 		w.mu.Unlock()
 		w.run(j)
 		w.mu.Lock()
 		w.queues[key] = w.queues[key][1:]
-		w.mu.Unlock()
 	}
+	delete(w.queues, key)
 }
 
 // run waits for a place in the lane; the limit of a job counts from then on. A
