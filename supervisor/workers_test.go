@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -9,31 +10,34 @@ import (
 	"github.com/troupe-run/troupe/actors"
 )
 
-// Each job is queued just when the one before has ended: the moment at which
-// the queue of the key becomes empty.
+// Jobs are queued just when the ones before have ended: at the moment at which
+// the queue of their key becomes empty.
 func TestJobsOfAKeyRunOnceAndOneAtATime(t *testing.T) {
 	w := newWorkers(t.Context(), DefaultLimits())
-	var ran, atOnce atomic.Int64
-	const jobs = 20000
 	var all sync.WaitGroup
-	all.Add(jobs)
-	var next func(n int)
-	next = func(n int) {
-		w.Go(actors.Job{Key: "k", Run: func(context.Context) {
-			if atOnce.Add(1) != 1 {
-				t.Error("two jobs of one key run at once")
+	for k := range 100 {
+		var atOnce, ran atomic.Int64
+		for range 4 {
+			all.Go(func() {
+				for range 500 {
+					done := make(chan struct{}, 8)
+					w.Go(actors.Job{Key: fmt.Sprint(k), Run: func(context.Context) {
+						if atOnce.Add(1) != 1 {
+							t.Error("two jobs of one key run at once")
+						}
+						ran.Add(1)
+						atOnce.Add(-1)
+						done <- struct{}{}
+					}})
+					<-done
+				}
+			})
+		}
+		t.Cleanup(func() {
+			if n := ran.Load(); n != 2000 {
+				t.Errorf("2000 jobs ran %d times", n)
 			}
-			ran.Add(1)
-			atOnce.Add(-1)
-			if n > 1 {
-				go next(n - 1)
-			}
-			all.Done()
-		}})
+		})
 	}
-	next(jobs)
 	all.Wait()
-	if ran.Load() != jobs {
-		t.Errorf("%d jobs ran %d times", jobs, ran.Load())
-	}
 }
