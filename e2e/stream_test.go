@@ -376,3 +376,61 @@ func TestSessionsByTLSAndANewCertificate(t *testing.T) {
 	ok(t, harness.WriteCertificate(cert, key))
 	works() // trusts the new one only
 }
+
+// descriptors counts those of a process.
+func descriptors(t *testing.T, pid int) int {
+	t.Helper()
+	return len(must(os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid)))(t))
+}
+
+func TestManySessionsAtOnceLeaveNoDescriptors(t *testing.T) {
+	n := theNode(t)
+	p := n.pod(t)
+	c := p.start(t, "while :; do echo tick; sleep 0.1; done")
+	one := func(i int) error {
+		transport := transports[i%2]
+		switch i % 3 {
+		case 0:
+			cmd := n.crictl.Command("attach", "-r", transport, c.id)
+			out := &screen{}
+			cmd.Stdout = out
+			if err := cmd.Start(); err != nil {
+				return err
+			}
+			for end := time.Now().Add(30 * time.Second); !out.shows("tick")(); time.Sleep(20 * time.Millisecond) {
+				if time.Now().After(end) {
+					return errors.New("the attach shows nothing")
+				}
+			}
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait() // "signal: killed" is what was asked for
+			return nil
+		default:
+			cmd := n.crictl.Command("exec", "-r", transport, "-i", c.id, "head", "-n", "1")
+			line := fmt.Sprintf("line %d\n", i)
+			cmd.Stdin = strings.NewReader(line)
+			out, err := cmd.Output()
+			if err != nil || string(out) != line {
+				return fmt.Errorf("exec by %s gave %q: %w", transport, out, err)
+			}
+			return nil
+		}
+	}
+	ok(t, one(1))
+	monitor := n.daemon.Monitors()[0]
+	before, beforeMonitor := descriptors(t, n.daemon.Pid()), descriptors(t, monitor)
+	var all sync.WaitGroup
+	slots := make(chan struct{}, 12) // crictl is not small, and there are two cores
+	for i := range 60 {
+		all.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			if err := one(i); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	eventually(t, "the daemon has as many descriptors as before", func() bool { return descriptors(t, n.daemon.Pid()) <= before+2 })
+	eventually(t, "the monitor too", func() bool { return descriptors(t, monitor) <= beforeMonitor })
+}

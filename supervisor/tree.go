@@ -26,7 +26,8 @@ type Config struct {
 
 // Tree is the running actor system:
 //
-//	node ─┬─ sandbox-<id>* ── <container id>* ── exec-<n>*
+//	node ─┬─ sandbox-<id>* ─┬─ <container id>* ── exec-<n>*, attach-<n>*
+//	      │                 └─ forward-<n>*
 //	      ├─ images ─┬─ pull-<n>*
 //	      │          └─ layer-<digest>*
 //	      ├─ monitor    the connection to troupe-monitor
