@@ -210,3 +210,44 @@ func TestAHundredSessionsAtOnceLeaveNoDescriptors(t *testing.T) {
 	all.Wait()
 	n.eventually("the monitor has as many descriptors as before", func() bool { return n.monitorFds() <= before })
 }
+
+func TestOtherRuntimesStreamTheSame(t *testing.T) {
+	n := newNode(t)
+	for handler := range ociRuntimes() {
+		r := n.container(shell(`while read x; do echo "got $x"; stty size; done`), func(s *specs.Spec) { s.Version, s.Process.Terminal = "1.0.2", true })
+		r.Handler, r.TTY, r.Stdin = handler, true, true
+		n.run(r)
+		var out, errs screen
+		code, err := n.ExecStream(n.ctx(), streamed(r, `cat; echo bad >&2; exit 3`, messages.Streams{Stdin: strings.NewReader("in\n"), Stdout: &out, Stderr: &errs}))
+		if err != nil || code != 3 || out.String() != "in\n" || errs.String() != "bad\n" {
+			t.Errorf("%s: code %d, %v, %q, %q", handler, code, err, out.String(), errs.String())
+		}
+		sizes := make(chan messages.TerminalSize, 1)
+		sizes <- messages.TerminalSize{Width: 99, Height: 44}
+		var screen1 screen
+		code, err = n.ExecStream(n.ctx(), backends.ExecStreamRequest{
+			Pod: r.Pod, Container: r.Container, Command: shell(`tty; stty size; exit 4`), TTY: true, Streams: messages.Streams{Stdout: &screen1, Resize: sizes},
+		})
+		if err != nil || code != 4 || !screen1.has("44 99")() || !screen1.has("/dev/pts/")() {
+			t.Errorf("%s: terminal: code %d, %v, %q", handler, code, err, screen1.String())
+		}
+		var up screen
+		gone, ended := make(chan struct{}), make(chan error, 1)
+		go func() {
+			_, err := n.ExecStream(n.ctx(), streamed(r, `trap "" HUP; echo up; sleep 4201; sleep 4201`, messages.Streams{Stdout: &up, Gone: gone}))
+			ended <- err
+		}()
+		n.eventually("it runs", up.has("up"))
+		close(gone)
+		<-ended
+		n.eventually("nothing of it is left", func() bool { return running("sleep\x004201") == 0 })
+		a := n.attach(r)
+		fmt.Fprint(a.typed, "x\r")
+		n.eventually("attach", a.out.has("got x"))
+		close(a.gone)
+		<-a.ended
+		if err := n.Delete(n.ctx(), r.Pod, r.Container); err != nil {
+			t.Error(err)
+		}
+	}
+}
