@@ -232,11 +232,11 @@ func (l *link) run(ctx context.Context, stdinEnded func()) {
 // connection from delivering anything else.
 func (l *link) feed(ended func()) {
 	l.mu.Lock()
-	to := l.stdin
+	to, hasEnd := l.stdin, l.terminal == nil // a terminal's end is the user's own
 	l.mu.Unlock()
 	if to != nil {
 		_, _ = io.Copy(to, l.streams.Stdin) // an error here ends at whoever reads
-		if l.terminal == nil {
+		if hasEnd {
 			_ = to.Close()
 		}
 	}
