@@ -18,7 +18,7 @@ TOOLS        := .cache/tools/bin
 RACE := ./messages/... ./actors/... ./supervisor/... ./cri/... ./cmd/troupe/...
 
 .DEFAULT_GOAL := help
-.PHONY: sim help setup build test e2e vm lint bench demo install deps clean tools peers unit race kernel
+.PHONY: sim help setup build test e2e critest vm lint bench demo install deps clean tools peers unit race kernel
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,11 @@ lint: ## gofumpt, vet, staticcheck, and govulncheck where its database can be re
 vm: build tools ## run the end-to-end checks in a Debian guest with systemd and cgroup v2 (as root)
 	@./e2e/vm.sh
 
+critest: build tools $(TOOLS)/critest ## run the CRI conformance suite, then in parallel; FOCUS= runs a part, HANDLER= another handler (as root)
+	@CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o $(TOOLS)/critest-standin ./e2e/critest/standin
+	@CGO_ENABLED=0 go build -trimpath -o .cache/critest-run ./e2e/critest && \
+	  ./.cache/critest-run -focus '$(FOCUS)' -handler '$(HANDLER)'
+
 bench: build tools peers ## measure Troupe beside containerd; write bench/RESULTS.md (as root)
 	CGO_ENABLED=0 go run -tags $(PURE_TAGS) ./e2e/bench
 
@@ -79,6 +84,9 @@ tools: $(TOOLS)/crictl
 
 $(TOOLS)/crictl: tools/crictl/go.mod tools/build.sh
 	@./tools/build.sh crictl
+
+$(TOOLS)/critest: tools/crictl/go.mod tools/build.sh
+	@./tools/build.sh critest
 
 peers: $(TOOLS)/containerd
 

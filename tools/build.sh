@@ -1,5 +1,5 @@
 #!/bin/bash
-# Builds one group of tools (crictl, peers or lint) at the versions its go.mod
+# Builds one group of tools (crictl, critest, peers or lint) at the versions its go.mod
 # pins, into .cache/tools/bin.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -23,6 +23,26 @@ crictl)
   build crictl sigs.k8s.io/cri-tools/cmd/crictl \
     -ldflags "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=$(version sigs.k8s.io/cri-tools)"
   ;;
+critest)
+  # Debian's busybox-static has a shell that runs its commands without looking
+  # for their files, which critest masks; this one looks. The two packages
+  # exclude each other, so it is only unpacked.
+  if [ ! -x "$bin/busybox-dynamic" ]; then
+    echo "tools: fetching Debian's busybox"
+    unpack=$(mktemp -d)
+    trap 'rm -rf "$unpack"' EXIT
+    fetch() { (cd "$unpack" && apt-get -qq -o APT::Sandbox::User=root download busybox); }
+    fetch || { apt-get update -qq && fetch; }
+    dpkg-deb -x "$unpack"/busybox_*.deb "$unpack"
+    install "$unpack/bin/busybox" "$bin/busybox-dynamic"
+  fi
+  cd crictl
+  build ginkgo github.com/onsi/ginkgo/v2/ginkgo -ldflags '-s -w'
+  echo "tools: building critest"
+  CGO_ENABLED=0 go test -c -trimpath -o "$bin/critest" \
+    -ldflags "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=$(version sigs.k8s.io/cri-tools)" \
+    sigs.k8s.io/cri-tools/cmd/critest
+  ;;
 peers)
   cd peers
   v2=github.com/containerd/containerd/v2
@@ -39,7 +59,7 @@ lint)
   build staticcheck honnef.co/go/tools/cmd/staticcheck -ldflags '-s -w'
   ;;
 *)
-  echo "usage: $0 crictl|peers|lint" >&2
+  echo "usage: $0 crictl|critest|peers|lint" >&2
   exit 2
   ;;
 esac

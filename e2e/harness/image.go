@@ -1,7 +1,6 @@
 package harness
 
 import (
-	"archive/tar"
 	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
@@ -11,11 +10,11 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"time"
 )
 
-// ImageSpec describes an image to make. Its first layer is always Debian's
-// static busybox with all its commands, a passwd and a group file.
+// ImageSpec describes an image to make. Its first layer is Debian's static
+// busybox with all its commands, a passwd and a group file, unless it brings
+// layers of its own.
 type ImageSpec struct {
 	Cmd, Entrypoint, Env []string
 	User, WorkingDir     string
@@ -26,6 +25,7 @@ type ImageSpec struct {
 	Files                map[string]string // a second layer, by path without leading slash
 	Ballast              []int             // further layers of that many incompressible bytes
 	Zeros                int               // a further layer of that many zeros: small until it is unpacked
+	Layers               []*Layer          // instead of busybox's layer; Passwd then has no effect
 }
 
 // Image is a made image: blobs by digest and its manifest.
@@ -55,15 +55,21 @@ func (i *Image) Digest() string { return digestOf(i.Manifest) }
 
 // BuildImage makes an image; the same spec gives the same digests.
 func BuildImage(spec ImageSpec) (*Image, error) {
-	base, err := busyboxLayer(spec.Passwd)
-	if err != nil {
-		return nil, err
+	var tars [][]byte
+	for _, l := range spec.Layers {
+		tars = append(tars, l.done())
 	}
-	tars := [][]byte{base}
+	if len(tars) == 0 {
+		base, err := busyboxLayer(spec.Passwd)
+		if err != nil {
+			return nil, err
+		}
+		tars = append(tars, base)
+	}
 	if len(spec.Files) > 0 {
-		extra := &layer{}
+		extra := &Layer{}
 		for name, content := range spec.Files {
-			extra.file(name, []byte(content), 0o755)
+			extra.File(name, []byte(content), 0o755)
 		}
 		tars = append(tars, extra.done())
 	}
@@ -71,13 +77,13 @@ func BuildImage(spec ImageSpec) (*Image, error) {
 		noise := make([]byte, size)
 		random := rand.NewChaCha8([32]byte{byte(i), byte(size), byte(size >> 8), byte(size >> 16)})
 		_, _ = random.Read(noise) // never fails
-		extra := &layer{}
-		extra.file(fmt.Sprintf("ballast-%d", i), noise, 0o644)
+		extra := &Layer{}
+		extra.File(fmt.Sprintf("ballast-%d", i), noise, 0o644)
 		tars = append(tars, extra.done())
 	}
 	if spec.Zeros > 0 {
-		extra := &layer{}
-		extra.file("zeros", make([]byte, spec.Zeros), 0o644)
+		extra := &Layer{}
+		extra.File("zeros", make([]byte, spec.Zeros), 0o644)
 		tars = append(tars, extra.done())
 	}
 	return assemble(spec, tars)
@@ -140,62 +146,19 @@ func busyboxLayer(passwd string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("busybox --list: %w", err)
 	}
-	l := &layer{}
+	l := &Layer{}
 	for _, dir := range []string{"bin", "dev", "etc", "home", "proc", "root", "sys", "tmp", "usr", "usr/bin", "var"} {
-		l.dir(dir)
+		l.Dir(dir)
 	}
-	l.file("bin/busybox", program, 0o755)
+	l.File("bin/busybox", program, 0o755)
 	for _, name := range strings.Fields(string(list)) {
 		if name != "busybox" {
-			l.link("bin/"+name, "busybox")
+			l.Symlink("bin/"+name, "busybox")
 		}
 	}
-	l.file("etc/passwd", []byte("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/home:/bin/sh\n"+passwd), 0o644)
-	l.file("etc/group", []byte("root:x:0:\nwheel:x:10:root\nnogroup:x:65534:\n"), 0o644)
+	l.File("etc/passwd", []byte("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/home:/bin/sh\n"+passwd), 0o644)
+	l.File("etc/group", []byte("root:x:0:\nwheel:x:10:root\nnogroup:x:65534:\n"), 0o644)
 	return l.done(), nil
-}
-
-// layer is a tar archive in the making. Writes go to memory and cannot fail;
-// done panics if the archive is malformed, which is a mistake in this file.
-type layer struct {
-	buf bytes.Buffer
-	tar *tar.Writer
-}
-
-func (l *layer) add(h tar.Header, content []byte) {
-	if l.tar == nil {
-		l.tar = tar.NewWriter(&l.buf)
-	}
-	h.ModTime, h.Size = time.Unix(1767225600, 0), int64(len(content))
-	if err := l.tar.WriteHeader(&h); err != nil {
-		panic(err)
-	}
-	if _, err := l.tar.Write(content); err != nil {
-		panic(err)
-	}
-}
-
-func (l *layer) dir(name string) {
-	mode := int64(0o755)
-	if name == "tmp" {
-		mode = 0o1777
-	}
-	l.add(tar.Header{Typeflag: tar.TypeDir, Name: name + "/", Mode: mode}, nil)
-}
-
-func (l *layer) link(name, to string) {
-	l.add(tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: to, Mode: 0o777}, nil)
-}
-
-func (l *layer) file(name string, content []byte, mode int64) {
-	l.add(tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: mode}, content)
-}
-
-func (l *layer) done() []byte {
-	if err := l.tar.Close(); err != nil {
-		panic(err)
-	}
-	return l.buf.Bytes()
 }
 
 func compress(b []byte) ([]byte, error) {

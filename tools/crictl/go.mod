@@ -3,6 +3,7 @@ module github.com/troupe-run/troupe/tools/crictl
 go 1.26.6
 
 tool (
+	github.com/onsi/ginkgo/v2/ginkgo
 	sigs.k8s.io/cri-tools/cmd/crictl
 	sigs.k8s.io/cri-tools/cmd/critest
 )
