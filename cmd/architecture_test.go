@@ -55,6 +55,7 @@ var onlyIn = map[string][]string{
 	"github.com/asynkron/protoactor-go":           {"actors", "supervisor", "simulations"},
 	"github.com/opencontainers/runc":              {"cmd/troupe-monitor"},
 	"github.com/containernetworking/cni":          {"backends/cni"},
+	"github.com/google/nftables":                  {"backends/cni"},
 	"go.podman.io/image/v5":                       {"backends/images", "backends/fake", "e2e"},
 	"go.podman.io/storage":                        {"backends/images", "cmd/troupe"},
 	"github.com/prometheus/client_golang":         {"cmd/troupe"},

@@ -4,13 +4,11 @@ import (
 	"math"
 	"math/big"
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
-	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // runtimeConf is what the plugins are told about the pod. libcni passes each
@@ -31,7 +29,7 @@ func runtimeConf(r backends.NetworkRequest) (*libcni.RuntimeConf, error) {
 		}
 	}
 	capabilities := map[string]any{}
-	if mappings := portMappings(r.PortMappings); len(mappings) > 0 {
+	if mappings := portMappings(r); len(mappings) > 0 {
 		capabilities["portMappings"] = mappings
 	}
 	if dns := r.DNS; dns != nil {
@@ -53,12 +51,9 @@ func runtimeConf(r backends.NetworkRequest) (*libcni.RuntimeConf, error) {
 	return &libcni.RuntimeConf{ContainerID: r.Pod, NetNS: r.NetNS, IfName: ifName, Args: args, CapabilityArgs: capabilities}, nil
 }
 
-func portMappings(wanted []*runtime.PortMapping) []map[string]any {
+func portMappings(r backends.NetworkRequest) []map[string]any {
 	var mappings []map[string]any
-	for _, p := range wanted {
-		if p.GetHostPort() <= 0 {
-			continue // only declared, not mapped
-		}
+	for _, p := range mapped(r) {
 		mappings = append(mappings, map[string]any{
 			"hostPort":      p.HostPort,
 			"containerPort": p.ContainerPort,
@@ -67,18 +62,6 @@ func portMappings(wanted []*runtime.PortMapping) []map[string]any {
 		})
 	}
 	return mappings
-}
-
-// warnOfHostPorts says so when no plugin will map the ports the pod asks for.
-func (b *Backend) warnOfHostPorts(n *network, r backends.NetworkRequest) {
-	if len(portMappings(r.PortMappings)) == 0 {
-		return
-	}
-	maps := slices.ContainsFunc(n.list.Plugins, func(p *libcni.PluginConfig) bool { return p.Network.Capabilities["portMappings"] })
-	if !maps {
-		b.config.Log.Warn("host ports of the pod are not mapped: no plugin of the network has the capability portMappings (add portmap to it)",
-			"pod", r.Pod, "network", n.list.Name, "file", n.file)
-	}
 }
 
 // bandwidth reads the annotations of Kubernetes' traffic shaping. The plugin

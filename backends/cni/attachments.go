@@ -141,7 +141,7 @@ func (b *Backend) resultFiles(pod string) ([]string, error) {
 // resultName finds the pod in the name of a result: ids are 64 hex characters.
 var resultName = regexp.MustCompile(`-([0-9a-f]{64})-` + ifName + `$`)
 
-// Held is every pod that is attached, or was being attached.
+// Held is every pod that is attached, or was being attached, or has host ports.
 func (b *Backend) Held(ctx context.Context) ([]backends.Held, error) {
 	var held []backends.Held
 	for _, dir := range []string{b.resultsDir(), b.attemptsDir()} {
@@ -162,6 +162,20 @@ func (b *Backend) Held(ctx context.Context) ([]backends.Held, error) {
 				held = append(held, backends.Held{Kind: "network", Pod: pod, Name: filepath.Join(dir, e.Name())})
 			}
 		}
+	}
+	rules, err := b.forwarder.pods()
+	if err != nil {
+		return nil, err
+	}
+	for pod := range rules {
+		held = append(held, backends.Held{Kind: "hostport", Pod: pod, Name: b.forwarder.table + " " + portsPrefix + pod})
+	}
+	claims, err := b.claimants()
+	if err != nil {
+		return nil, err
+	}
+	for _, pod := range claims {
+		held = append(held, backends.Held{Kind: "hostport", Pod: pod, Name: filepath.Join(b.portsDir(), pod)})
 	}
 	return held, ctx.Err()
 }

@@ -46,10 +46,11 @@ const ifName = "eth0"
 
 // Backend implements backends.Network with CNI plugins. It needs root.
 type Backend struct {
-	config Config
-	source *source
-	doors  *semaphore.Weighted // each Attach takes one, GC takes all
-	ports  sync.Mutex          // guards the claims below CacheDir/ports
+	config    Config
+	source    *source
+	doors     *semaphore.Weighted // each Attach takes one, GC takes all
+	ports     sync.Mutex          // guards the claims below CacheDir/ports, and the forwarder
+	forwarder *forwarder
 }
 
 var _ backends.Network = (*Backend)(nil)
@@ -78,7 +79,7 @@ func New(c Config) *Backend {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	return &Backend{config: c, doors: semaphore.NewWeighted(allDoors), source: &source{dir: c.ConfDir, wanted: c.DefaultNetwork, log: c.Log}}
+	return &Backend{config: c, doors: semaphore.NewWeighted(allDoors), forwarder: newForwarder(c.CacheDir), source: &source{dir: c.ConfDir, wanted: c.DefaultNetwork, log: c.Log}}
 }
 
 // libcni for one call. lock, when not nil, is inherited by the plugins.
@@ -104,7 +105,6 @@ func (b *Backend) Attach(ctx context.Context, r backends.NetworkRequest) (backen
 	if !isNamespace(r.NetNS) {
 		return none, messages.Errorf(messages.Precondition, "attach pod %s: %q is not a network namespace", podName(r), r.NetNS)
 	}
-	b.warnOfHostPorts(network, r)
 	if err := loopbackUp(r.NetNS); err != nil {
 		return none, fmt.Errorf("attach pod %s: %w", podName(r), err)
 	}
@@ -145,6 +145,9 @@ func (b *Backend) add(ctx context.Context, n *network, conf *libcni.RuntimeConf,
 	if len(ips) == 0 {
 		return none, messages.Errorf(messages.Internal, "attach pod %s: network %q of %s gave it no address: is there an ipam section?", podName(r), n.list.Name, n.file)
 	}
+	if err := b.forwardPorts(n, r, result); err != nil {
+		return none, err
+	}
 	return backends.NetworkResult{IPs: ips}, b.endAttempt(r.Pod)
 }
 
@@ -160,6 +163,9 @@ func (b *Backend) Detach(ctx context.Context, r backends.NetworkRequest) error {
 		return err
 	}
 	defer func() { _ = lock.Close() }()
+	if err := b.unforwardPorts(r.Pod); err != nil { // while the address is still the pod's
+		return err
+	}
 	attachments, err := b.attachments(r.Pod)
 	if err != nil {
 		return err

@@ -65,7 +65,7 @@ func (n *node) write(file, content string) {
 
 // bridged is a list with the real bridge and host-local and what else is given.
 func (n *node) bridged(name string, more ...string) string {
-	first := fmt.Sprintf(`{"type":"bridge","bridge":%q,"isGateway":true,"ipam":{"type":"host-local","dataDir":%q,
+	first := fmt.Sprintf(`{"type":"bridge","bridge":%q,"isGateway":true,"hairpinMode":true,"ipam":{"type":"host-local","dataDir":%q,
 		"ranges":[[{"subnet":%q}],[{"subnet":%q}]],"routes":[{"dst":"0.0.0.0/0"}]}}`, bridge, n.store, subnet, subnet6)
 	return fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"plugins":[%s]}`, name, strings.Join(append([]string{first}, more...), ","))
 }

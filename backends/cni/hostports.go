@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/troupe-run/troupe/backends"
@@ -31,12 +32,16 @@ func (p hostPort) overlaps(o hostPort) bool {
 	return p.Protocol == o.Protocol && p.Port == o.Port && (p.IP == "" || o.IP == "" || p.IP == o.IP)
 }
 
+// mapped are the port mappings that ask for a port of the node; the others
+// only declare one of the pod.
+func mapped(r backends.NetworkRequest) []*runtime.PortMapping {
+	return slices.DeleteFunc(slices.Clone(r.PortMappings), func(m *runtime.PortMapping) bool { return m.GetHostPort() <= 0 })
+}
+
+// hostPorts are those of mapped, in its order.
 func hostPorts(r backends.NetworkRequest) []hostPort {
 	var ports []hostPort
-	for _, m := range r.PortMappings {
-		if m.GetHostPort() == 0 {
-			continue
-		}
+	for _, m := range mapped(r) {
 		p := hostPort{Protocol: "tcp", IP: m.GetHostIp(), Port: m.GetHostPort()}
 		switch m.GetProtocol() {
 		case runtime.Protocol_UDP:
@@ -70,7 +75,7 @@ func (b *Backend) claimPorts(r backends.NetworkRequest) error {
 	}
 	for _, w := range wanted {
 		for pod, owned := range claims {
-			for _, o := range owned {
+			for _, o := range owned.Ports {
 				if pod != r.Pod && w.overlaps(o) {
 					return messages.Errorf(messages.Precondition, "attach pod %s: host port %s is in use by pod %s: choose another port or remove that pod", podName(r), w, pod)
 				}
@@ -80,14 +85,24 @@ func (b *Backend) claimPorts(r backends.NetworkRequest) error {
 			return messages.Errorf(messages.Precondition, "attach pod %s: host port %s is in use by a process of the node: choose another port or stop it (ss -lp shows it): %w", podName(r), w, err)
 		}
 	}
-	content, err := json.Marshal(wanted)
+	return b.saveClaim(r.Pod, claim{Ports: wanted})
+}
+
+// claim is the file ports/<pod>.
+type claim struct {
+	Ports    []hostPort `json:"ports"`
+	Forwards []forward  `json:"forwards,omitempty"` // which Troupe itself redirects
+}
+
+func (b *Backend) saveClaim(pod string, c claim) error {
+	content, err := json.Marshal(c)
 	if err != nil {
 		return fmt.Errorf("claim host ports: %w", err)
 	}
 	if err := os.MkdirAll(b.portsDir(), 0o700); err != nil {
 		return diskError("claim host ports", err)
 	}
-	path := filepath.Join(b.portsDir(), r.Pod)
+	path := filepath.Join(b.portsDir(), pod)
 	if err := errors.Join(os.WriteFile(path+".new", content, 0o600), os.Rename(path+".new", path)); err != nil {
 		_ = os.Remove(path + ".new")
 		return diskError("claim host ports", err)
@@ -95,31 +110,52 @@ func (b *Backend) claimPorts(r backends.NetworkRequest) error {
 	return nil
 }
 
-func (b *Backend) portClaims() (map[string][]hostPort, error) {
-	entries, err := os.ReadDir(b.portsDir())
+// readClaim gives an empty claim when there is none.
+func (b *Backend) readClaim(pod string) (claim, error) {
+	var c claim
+	content, err := os.ReadFile(filepath.Join(b.portsDir(), pod))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return c, nil
 	}
+	if err == nil && len(content) > 0 && content[0] == '[' { // before there were forwards
+		return c, json.Unmarshal(content, &c.Ports)
+	}
+	if err == nil {
+		err = json.Unmarshal(content, &c)
+	}
+	return c, err
+}
+
+func (b *Backend) portClaims() (map[string]claim, error) {
+	pods, err := b.claimants()
 	if err != nil {
-		return nil, fmt.Errorf("read the claims of host ports: %w", err)
+		return nil, err
 	}
-	claims := map[string][]hostPort{}
-	for _, e := range entries {
-		if backends.CheckID("pod", e.Name()) != nil {
-			continue // cut off while it was written
-		}
-		content, err := os.ReadFile(filepath.Join(b.portsDir(), e.Name()))
-		var ports []hostPort
-		if err == nil {
-			err = json.Unmarshal(content, &ports)
-		}
+	claims := map[string]claim{}
+	for _, pod := range pods {
+		c, err := b.readClaim(pod)
 		if err != nil {
-			b.config.Log.Warn("a claim of host ports cannot be read and is not honoured", "pod", e.Name(), "error", err)
+			b.config.Log.Warn("a claim of host ports cannot be read and is not honoured", "pod", pod, "error", err)
 			continue
 		}
-		claims[e.Name()] = ports
+		claims[pod] = c
 	}
 	return claims, nil
+}
+
+// claimants are the pods with a claim.
+func (b *Backend) claimants() ([]string, error) {
+	entries, err := os.ReadDir(b.portsDir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read the claims of host ports: %w", err)
+	}
+	var pods []string
+	for _, e := range entries {
+		if backends.CheckID("pod", e.Name()) == nil { // else it was cut off while it was written
+			pods = append(pods, e.Name())
+		}
+	}
+	return pods, nil
 }
 
 func (b *Backend) releasePorts(pod string) error {

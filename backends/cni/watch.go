@@ -12,7 +12,8 @@ const settle = 100 * time.Millisecond
 
 // Watch calls changed when a file in the configuration or plugin directories
 // has changed. The kernel's events make it quick; a timer makes it certain
-// (events are lost, directories are made late, inotify has limits).
+// (events are lost, directories are made late, inotify has limits). With the
+// timer it also looks after the rules of host ports.
 func (b *Backend) Watch(ctx context.Context, changed func()) error {
 	dirs := append([]string{b.config.ConfDir}, b.config.PluginDirs...)
 	var events chan fsnotify.Event
@@ -28,6 +29,7 @@ func (b *Backend) Watch(ctx context.Context, changed func()) error {
 	defer timer.Stop()
 	var soon <-chan time.Time
 	last := fingerprint(dirs...)
+	b.heal()
 	for {
 		// Also a directory that was made, or made anew, since the last turn.
 		for _, dir := range dirs {
@@ -48,6 +50,7 @@ func (b *Backend) Watch(ctx context.Context, changed func()) error {
 		case <-soon:
 			soon = nil
 		case <-timer.C:
+			b.heal()
 		}
 		if now := fingerprint(dirs...); now != last {
 			last = now
