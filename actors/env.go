@@ -89,6 +89,7 @@ type Env struct {
 	nodePID *actor.PID
 	events  *actor.PID
 	images  *actor.PID
+	network *actor.PID
 
 	attempts atomic.Uint64
 }

@@ -16,6 +16,7 @@ type network struct {
 	ok       bool
 	told     bool
 	collect  bool // CNI GC has been done since the network became ready
+	callers  waiters
 }
 
 // networkChanged says that the configuration may be another.
@@ -33,8 +34,13 @@ func (n *network) Receive(ctx actor.Context) {
 		n.show(messages.Condition{Reason: "NetworkPluginNotReady", Message: "the network has not been checked yet"})
 		n.watch()
 		n.round()
+	case *actor.Stopping, *actor.Restarting:
+		n.handled(m)
+		settle(n.env, n.self, n)
 	case *actor.Stopped:
 		n.env.Index.dropActor(ctx.Self().Id)
+	case messages.SetPodRanges:
+		n.onRanges(ctx.Sender(), m)
 	case networkChanged: // from the watch
 		n.check()
 	default:
@@ -42,6 +48,21 @@ func (n *network) Receive(ctx actor.Context) {
 			unexpected(n.env, ctx, "")
 		}
 	}
+}
+
+func (n *network) debts() []*waiters { return []*waiters{&n.callers} }
+
+// onRanges passes on the ranges of the pods' addresses; pods that are attached
+// keep those they have.
+func (n *network) onRanges(sender *actor.PID, m messages.SetPodRanges) {
+	n.callers.join(sender)
+	n.do(Job{Lane: LaneRead, Name: "pod ranges", Limit: n.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
+		return nil, n.env.Node.Network.SetRanges(ctx, m.Ranges)
+	}, func(d done) {
+		if n.callers.leave(sender) {
+			n.env.reply(sender, messages.None{}, d.err)
+		}
+	})
 }
 
 func (n *network) watch() {

@@ -153,7 +153,7 @@ func (n *node) load(ctx actor.Context, found adopt) {
 		ctx.Send(n.pods[id], adopt{records: byPod[id], damaged: found.damaged})
 	}
 	// These two take from the node what no pod owns: not before all pods are known.
-	n.serve(ctx, "network")
+	n.env.network = n.serve(ctx, "network")
 	n.serve(ctx, "sweeper")
 	n.loaded = true
 	n.publish("ready")
@@ -207,6 +207,8 @@ func (n *node) route(ctx actor.Context, sender *actor.PID, m any) {
 		}
 	case messages.Addressed:
 		n.toPod(sender, m)
+	case messages.SetPodRanges:
+		root.RequestWithCustomSender(n.env.network, m, sender)
 	default:
 		unexpected(n.env, ctx, "ready")
 	}

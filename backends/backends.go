@@ -13,6 +13,7 @@ package backends
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"github.com/troupe-run/troupe/messages"
@@ -84,6 +85,10 @@ type Network interface {
 	// hold for others. valid is asked while no Attach is under way, and Attach
 	// waits meanwhile, so that no pod is missed; kind Busy when one is.
 	GC(ctx context.Context, valid func() []string) error
+	// SetRanges keeps the ranges that the addresses of pods attached from now
+	// on are to be from, for plugins that can be told (the CNI capability
+	// ipRanges). A later daemon knows them too.
+	SetRanges(ctx context.Context, ranges []netip.Prefix) error
 	// Watch calls changed when the configuration may have changed; it returns
 	// when ctx ends or watching is no longer possible.
 	Watch(ctx context.Context, changed func()) error

@@ -3,6 +3,10 @@ package cri
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/troupe-run/troupe/messages"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -75,11 +79,36 @@ func (s *Server) RuntimeConfig(context.Context, *runtime.RuntimeConfigRequest) (
 	return &runtime.RuntimeConfigResponse{Linux: &runtime.LinuxRuntimeConfiguration{CgroupDriver: s.config.CgroupDriver}}, nil
 }
 
-// UpdateRuntimeConfig accepts the pod CIDR and does nothing with it: the CNI
-// configuration says which addresses pods get.
+// UpdateRuntimeConfig takes the node's pod CIDR, one or one of each family with
+// a comma between, for CNI plugins with the capability ipRanges; an empty one
+// changes nothing (cri-api, NetworkConfig.pod_cidr).
 func (s *Server) UpdateRuntimeConfig(ctx context.Context, r *runtime.UpdateRuntimeConfigRequest) (*runtime.UpdateRuntimeConfigResponse, error) {
-	if cidr := r.GetRuntimeConfig().GetNetworkConfig().GetPodCidr(); cidr != "" {
-		s.log.InfoContext(ctx, "the kubelet told the pod CIDR; addresses come from the CNI configuration", "podCIDR", cidr, "trace", callOf(ctx).Trace)
+	ranges, err := podRanges(r.GetRuntimeConfig().GetNetworkConfig().GetPodCidr())
+	if err != nil {
+		return nil, err
+	}
+	if len(ranges) > 0 {
+		if _, err := ask(ctx, s.node, messages.SetPodRanges{Call: callOf(ctx), Ranges: ranges}); err != nil {
+			return nil, fmt.Errorf("update the pod CIDR: %w", err)
+		}
 	}
 	return &runtime.UpdateRuntimeConfigResponse{}, nil
+}
+
+func podRanges(cidr string) ([]netip.Prefix, error) {
+	if cidr == "" {
+		return nil, nil
+	}
+	var ranges []netip.Prefix
+	for part := range strings.SplitSeq(cidr, ",") {
+		p, err := netip.ParsePrefix(strings.TrimSpace(part))
+		if err != nil {
+			return nil, invalid("runtime_config.network_config.pod_cidr", "%q: must be an address range like 10.1.0.0/24, or one of each family with a comma between", cidr)
+		}
+		if slices.ContainsFunc(ranges, func(o netip.Prefix) bool { return o.Addr().Is4() == p.Addr().Is4() }) {
+			return nil, invalid("runtime_config.network_config.pod_cidr", "%q: has two ranges of one family", cidr)
+		}
+		ranges = append(ranges, p.Masked())
+	}
+	return ranges, nil
 }

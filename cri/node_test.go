@@ -57,10 +57,24 @@ func TestTheKubeletLearnsTheCgroupDriverAndTellsThePodCIDR(t *testing.T) {
 		t.Errorf("%v, %v", got, err)
 	}
 	_, err = g.rpc.UpdateRuntimeConfig(within(t), &runtime.UpdateRuntimeConfigRequest{RuntimeConfig: &runtime.RuntimeConfig{
-		NetworkConfig: &runtime.NetworkConfig{PodCidr: "10.9.0.0/24"},
+		NetworkConfig: &runtime.NetworkConfig{PodCidr: "10.9.0.7/24,fd00:9::/64"},
 	}})
-	if err != nil || !strings.Contains(g.log.String(), "podCIDR=10.9.0.0/24") {
-		t.Errorf("%v; log %s", err, g.log)
+	if err != nil || g.count() != 1 {
+		t.Fatalf("%v; asked %d times", err, g.count())
+	}
+	if told := g.last(t).(messages.SetPodRanges).Ranges; fmt.Sprint(told) != "[10.9.0.0/24 fd00:9::/64]" {
+		t.Errorf("ranges %v", told)
+	}
+	for _, cidr := range []string{"", "10.9.0.0", "10.9.0.0/33", "10.9.0.0/24,10.10.0.0/24", "10.9.0.0/24,"} {
+		_, err = g.rpc.UpdateRuntimeConfig(within(t), &runtime.UpdateRuntimeConfigRequest{RuntimeConfig: &runtime.RuntimeConfig{
+			NetworkConfig: &runtime.NetworkConfig{PodCidr: cidr},
+		}})
+		if want := codes.InvalidArgument; cidr != "" && status.Code(err) != want || cidr == "" && err != nil {
+			t.Errorf("%q: %v", cidr, err)
+		}
+	}
+	if g.count() != 1 {
+		t.Errorf("a wrong or empty CIDR was passed on: %v", g.last(t))
 	}
 }
 

@@ -102,6 +102,13 @@ func (b *Backend) Attach(ctx context.Context, r backends.NetworkRequest) (backen
 	if err != nil {
 		return none, err
 	}
+	ranges, err := b.ranges()
+	if err != nil {
+		return none, fmt.Errorf("attach pod %s: %w", podName(r), err)
+	}
+	if ranges != nil {
+		conf.CapabilityArgs["ipRanges"] = ranges
+	}
 	if !isNamespace(r.NetNS) {
 		return none, messages.Errorf(messages.Precondition, "attach pod %s: %q is not a network namespace", podName(r), r.NetNS)
 	}

@@ -2,7 +2,9 @@ package cni_test
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"runtime"
 	"strings"
@@ -141,6 +143,17 @@ func TestRulesOfADeadDaemonAreFoundAndThoseAFirewallFlushedComeBack(t *testing.T
 	ok(t, next.Drop(t.Context(), held[0]))
 	if rules := n.tables(); rules != "" {
 		t.Errorf("rules are left:\n%s", rules)
+	}
+}
+
+func TestTheNodesPodCIDRReachesPluginsThatTakeItAlsoFromTheNextDaemon(t *testing.T) {
+	n := newNode(t)
+	n.write("10-ptp.conflist", fmt.Sprintf(`{"cniVersion":"1.0.0","name":"told","plugins":[
+		{"type":"ptp","capabilities":{"ipRanges":true},"ipam":{"type":"host-local","dataDir":%q}}]}`, n.store))
+	ok(t, n.backend().SetRanges(t.Context(), []netip.Prefix{netip.MustParsePrefix("10.77.3.0/24"), netip.MustParsePrefix("fd77:3::/64")}))
+	ips := n.attached(n.backend(), n.pod())
+	if len(ips) != 2 || !strings.HasPrefix(ips[0], "10.77.3.") || !strings.HasPrefix(ips[1], "fd77:3::") {
+		t.Errorf("addresses %v", ips)
 	}
 }
 

@@ -3,6 +3,7 @@ package fake
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"path"
 	"slices"
 	"time"
@@ -171,6 +172,11 @@ func (b networkBackend) GC(ctx context.Context, valid func() []string) error {
 		n.touchAll()
 		return nil
 	})
+}
+
+// SetRanges has no effect: the pool is what it is.
+func (b networkBackend) SetRanges(ctx context.Context, _ []netip.Prefix) error {
+	return b.n.call(ctx, Call{Backend: "Network", Method: "SetRanges"}, func() error { return nil })
 }
 
 func (b networkBackend) Watch(ctx context.Context, changed func()) error {

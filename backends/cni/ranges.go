@@ -1,0 +1,60 @@
+package cni
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+)
+
+func (b *Backend) rangesPath() string { return filepath.Join(b.config.CacheDir, "ranges") }
+
+// SetRanges writes the ranges down. The kubelet tells them once, and again only
+// when it starts or they change: they must outlive this daemon.
+func (b *Backend) SetRanges(ctx context.Context, ranges []netip.Prefix) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	content, err := json.Marshal(ranges)
+	if err != nil {
+		return fmt.Errorf("keep the pods' address ranges: %w", err)
+	}
+	if old, err := os.ReadFile(b.rangesPath()); err == nil && string(old) == string(content) {
+		return nil
+	}
+	path := b.rangesPath()
+	if err := os.MkdirAll(b.config.CacheDir, 0o700); err != nil {
+		return diskError("keep the pods' address ranges", err)
+	}
+	if err := errors.Join(os.WriteFile(path+".new", content, 0o600), os.Rename(path+".new", path)); err != nil {
+		_ = os.Remove(path + ".new")
+		return diskError("keep the pods' address ranges", err)
+	}
+	b.config.Log.Info("the kubelet told the pods' address ranges", "ranges", ranges)
+	return nil
+}
+
+// ranges is the value of the capability ipRanges: one set per range, and a pod
+// gets an address of each (CONVENTIONS.md of CNI). Nil when none were told.
+func (b *Backend) ranges() ([][]map[string]string, error) {
+	content, err := os.ReadFile(b.rangesPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var told []netip.Prefix
+	if err == nil {
+		err = json.Unmarshal(content, &told)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the pods' address ranges: %w", err)
+	}
+	var sets [][]map[string]string
+	for _, r := range told {
+		sets = append(sets, []map[string]string{{"subnet": r.String()}})
+	}
+	return sets, nil
+}
