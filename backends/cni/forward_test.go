@@ -157,6 +157,17 @@ func TestTheNodesPodCIDRReachesPluginsThatTakeItAlsoFromTheNextDaemon(t *testing
 	}
 }
 
+func TestTheBandwidthOfThePodsAnnotationIsTheRealPluginsLimit(t *testing.T) {
+	n := newNode(t)
+	n.write("10-bridge.conflist", n.bridged("shaped", `{"type":"bandwidth","capabilities":{"bandwidth":true}}`))
+	b, r := n.backend(), n.pod()
+	r.Annotations = map[string]string{"kubernetes.io/ingress-bandwidth": "8M"}
+	n.attached(b, r)
+	if shaped := n.run("tc", "qdisc", "show"); !strings.Contains(shaped, "tbf") || !strings.Contains(shaped, "rate 8Mbit") {
+		t.Errorf("no limit:\n%s", shaped)
+	}
+}
+
 // within runs f on a thread in another network namespace.
 func within(t *testing.T, ns string, f func()) {
 	t.Helper()

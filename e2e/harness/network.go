@@ -15,6 +15,7 @@ type Network struct {
 	Bridge    string
 	Subnet    string
 	Addresses string // where host-local keeps what it handed out
+	NoPortmap bool   // the list that Configure writes has no plugin for host ports
 	dir       string
 	lab       *Lab
 }
@@ -37,15 +38,19 @@ func (n *Network) Dir() string { return n.dir }
 
 // Configure writes the network's configuration list.
 func (n *Network) Configure() error {
+	portmap := `,
+    {"type": "portmap", "capabilities": {"portMappings": true}}`
+	if n.NoPortmap {
+		portmap = ""
+	}
 	_, err := n.lab.Write(fmt.Sprintf(`{
   "cniVersion": "1.0.0", "name": %q,
   "plugins": [
     {"type": "bridge", "bridge": %q, "isGateway": true, "ipMasq": true, "hairpinMode": true,
-     "ipam": {"type": "host-local", "dataDir": %q, "ranges": [[{"subnet": %q}]], "routes": [{"dst": "0.0.0.0/0"}]}},
-    {"type": "portmap", "capabilities": {"portMappings": true}}
+     "ipam": {"type": "host-local", "dataDir": %q, "ranges": [[{"subnet": %q}]], "routes": [{"dst": "0.0.0.0/0"}]}}%s
   ]
 }
-`, n.lab.Name, n.Bridge, n.Addresses, n.Subnet), "cni", "net.d", "10-lab.conflist")
+`, n.lab.Name, n.Bridge, n.Addresses, n.Subnet, portmap), "cni", "net.d", "10-lab.conflist")
 	return err
 }
 

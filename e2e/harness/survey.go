@@ -173,7 +173,8 @@ func links(keep string) ([]string, error) {
 }
 
 // rules are the iptables rules of both families, without the two chains that
-// the portmap plugin sets up once for all pods and never removes.
+// the portmap plugin sets up once for all pods and never removes, and the
+// tables of nftables that no iptables shows.
 func rules() ([]string, error) {
 	var out []string
 	for _, save := range []string{"iptables-save", "ip6tables-save"} {
@@ -185,6 +186,15 @@ func rules() ([]string, error) {
 			if strings.HasPrefix(line, "-A ") && !portmapOwn(line) {
 				out = append(out, line)
 			}
+		}
+	}
+	tables, err := exec.Command("nft", "list", "tables").Output()
+	if err != nil {
+		return nil, fmt.Errorf("nft list tables: %w", err)
+	}
+	for _, line := range strings.Split(string(tables), "\n") {
+		if strings.HasPrefix(line, "table inet ") { // iptables has none of that family
+			out = append(out, line)
 		}
 	}
 	return out, nil
