@@ -306,7 +306,8 @@ func (c *container) gone() {
 	c.over = true
 	c.resume() // they go back to the pod
 	c.env.Index.dropContainer(c.id)
-	c.env.send(c.env.events, containerChanged{pod: c.pod, container: c.id, from: c.state, to: "", at: c.env.Clock.Now()})
+	pod, _ := c.env.Index.pod(c.pod)
+	c.env.send(c.env.events, containerChanged{pod: c.pod, container: c.id, from: c.state, to: "", at: c.env.Clock.Now(), last: pod})
 	c.env.send(c.parent(), containerGone{id: c.id, callers: append(c.stopping, c.removing...), started: c.creating, err: c.first})
 	c.creating, c.stopping, c.removing = nil, nil, nil
 }

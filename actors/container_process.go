@@ -14,6 +14,7 @@ const (
 	reasonCompleted  = "Completed"
 	reasonError      = "Error"
 	reasonOOM        = "OOMKilled"
+	reasonSeccomp    = "seccomp killed" // CRI-O's words
 	reasonStartError = "StartError"
 	reasonUnknown    = "Unknown"
 )
@@ -21,6 +22,10 @@ const (
 // startErrorCode is the exit code of a container whose command could not be
 // run (as containerd reports it, and shells with "not found" nearly do).
 const startErrorCode = 128
+
+// sigsys is SIGSYS, which the kernel sends for a system call that a seccomp
+// filter forbids. Its number is another on MIPS, which Kubernetes left.
+const sigsys = 31
 
 // kill is a stop under way.
 type kill struct {
@@ -153,6 +158,8 @@ func exitReason(st messages.ProcessState) (reason, message string) {
 		return reasonOOM, ""
 	case st.ExitCode == 0:
 		return reasonCompleted, ""
+	case st.Signal == sigsys:
+		return reasonSeccomp, "ended by SIGSYS: its seccomp profile forbids a system call that it made (the kernel's audit log names it)"
 	}
 	return reasonError, ""
 }

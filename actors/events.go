@@ -36,12 +36,14 @@ type podChanged struct {
 	pod      string
 	from, to messages.PodState
 	at       time.Time
+	last     *messages.PodSnapshot // of a pod that is no longer listed
 }
 
 type containerChanged struct {
 	pod, container string
 	from, to       messages.ContainerState
 	at             time.Time
+	last           *messages.PodSnapshot // of its pod, which may go with it
 }
 
 func newEvents(env *Env) actor.Producer {
@@ -86,7 +88,7 @@ func (e *events) pod(m podChanged) {
 	case m.to == messages.PodNotReady && m.from != messages.PodStarting:
 		e.publish(m.pod, m.pod, runtime.ContainerEventType_CONTAINER_STOPPED_EVENT, m.at)
 	case m.to == "" && m.from == messages.PodRemoving:
-		e.publish(m.pod, m.pod, runtime.ContainerEventType_CONTAINER_DELETED_EVENT, m.at)
+		e.tell(m.pod, m.pod, runtime.ContainerEventType_CONTAINER_DELETED_EVENT, m.at, m.last)
 	}
 }
 
@@ -100,15 +102,24 @@ func (e *events) container(m containerChanged) {
 	case m.to == messages.ContainerExited:
 		e.publish(m.pod, m.container, runtime.ContainerEventType_CONTAINER_STOPPED_EVENT, m.at)
 	case m.to == "" && m.from == messages.ContainerRemoving:
-		e.publish(m.pod, m.container, runtime.ContainerEventType_CONTAINER_DELETED_EVENT, m.at)
+		e.tell(m.pod, m.container, runtime.ContainerEventType_CONTAINER_DELETED_EVENT, m.at, m.last)
 	}
 }
 
 func (e *events) publish(pod, id string, t runtime.ContainerEventType, at time.Time) {
+	e.tell(pod, id, t, at, nil)
+}
+
+// tell tells all. An event without its pod's status would be thrown away by
+// the kubelet; last is it for a pod that is no longer listed.
+func (e *events) tell(pod, id string, t runtime.ContainerEventType, at time.Time, last *messages.PodSnapshot) {
 	if len(e.subscribers) == 0 {
 		return
 	}
-	p, _ := e.env.Index.pod(pod)
+	p, listed := e.env.Index.pod(pod)
+	if !listed {
+		p = last
+	}
 	ev := messages.Event{Type: t, ID: id, Pod: p, Container: e.env.Index.ContainersOf(pod), At: at}
 	for _, name := range sortedKeys(e.subscribers) {
 		if to := e.subscribers[name]; !to.Offer(ev) {

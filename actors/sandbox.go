@@ -337,8 +337,9 @@ func (s *sandbox) stuck(err error) {
 // then are the callers answered: the name is free when they hear of it.
 func (s *sandbox) gone() {
 	s.over = true
+	last, _ := s.env.Index.pod(s.id)
 	s.env.Index.dropPod(s.id)
-	s.env.send(s.env.events, podChanged{pod: s.id, from: s.state, to: "", at: s.env.Clock.Now()})
+	s.env.send(s.env.events, podChanged{pod: s.id, from: s.state, to: "", at: s.env.Clock.Now(), last: last})
 	s.env.send(s.env.nodePID, podGone{pod: s.id, callers: append(s.stopping, s.removing...), starters: s.running, err: s.first})
 	s.running, s.stopping, s.removing = nil, nil, nil
 }

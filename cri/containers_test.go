@@ -181,14 +181,24 @@ func TestContainerRequestsCarryFullIds(t *testing.T) {
 	}
 }
 
-func TestABigExecOutputFitsIntoTheAnswer(t *testing.T) {
+// The kubelet's client takes 16 MiB; each stream may have as much (cri-api).
+func TestABigExecOutputFitsIntoWhatTheKubeletTakes(t *testing.T) {
 	g := newGateway(t)
 	twoPods(g)
-	const most = 16 << 20 // of each stream (cri-api, ExecSyncResponse)
-	g.answer = func(context.Context, any) (any, error) {
-		return messages.ExecResult{Stdout: make([]byte, most-1024)}, nil
-	}
-	if _, err := g.rpc.ExecSync(within(t), &runtime.ExecSyncRequest{ContainerId: "c1", Cmd: []string{"x"}}, maxReceive(40<<20)); err != nil {
-		t.Error(err)
+	const most = 16 << 20
+	for name, c := range map[string]struct{ out, err, wantOut, wantErr int }{
+		"small":            {10, 20, 10, 20},
+		"stdout alone":     {most, 0, maxCapture, 0},
+		"stderr alone":     {0, most, 0, maxCapture},
+		"both":             {most, most, maxCapture / 2, maxCapture / 2},
+		"stderr is spared": {most, 1 << 20, maxCapture - 1<<20, 1 << 20},
+	} {
+		g.answer = func(context.Context, any) (any, error) {
+			return messages.ExecResult{Stdout: make([]byte, c.out), Stderr: make([]byte, c.err)}, nil
+		}
+		r, err := g.rpc.ExecSync(within(t), &runtime.ExecSyncRequest{ContainerId: "c1", Cmd: []string{"x"}}, maxReceive(most))
+		if err != nil || len(r.Stdout) != c.wantOut || len(r.Stderr) != c.wantErr {
+			t.Errorf("%s: %d and %d bytes, %v", name, len(r.GetStdout()), len(r.GetStderr()), err)
+		}
 	}
 }

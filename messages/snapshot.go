@@ -94,7 +94,7 @@ type ContainerSnapshot struct {
 	State      ContainerState
 	Pid        int
 	ExitCode   int32
-	Reason     string // Completed, Error, OOMKilled, StartError, Unknown
+	Reason     string // Completed, Error, OOMKilled, seccomp killed, StartError, Unknown
 	Message    string
 	LogPath    string // absolute, or empty
 	Activity   Activity
