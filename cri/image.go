@@ -94,9 +94,9 @@ func (s *Server) RemoveImage(ctx context.Context, r *runtime.RemoveImageRequest)
 	return &runtime.RemoveImageResponse{}, nil
 }
 
-// ImageFsInfo answers with the file system that holds both images and what
-// containers write: here they are one, and the kubelet wants to hear of both.
-func (s *Server) ImageFsInfo(context.Context, *runtime.ImageFsInfoRequest) (*runtime.ImageFsInfoResponse, error) {
+// ImageFsInfo answers with the file systems that hold the images and what
+// containers write: two directories, which may be on one disk or on two.
+func (s *Server) ImageFsInfo(ctx context.Context, _ *runtime.ImageFsInfoRequest) (*runtime.ImageFsInfoResponse, error) {
 	fs := s.node.View().Filesystem()
 	if fs.Mountpoint == "" {
 		return nil, messages.Errorf(messages.Unavailable, "the image file system has not been measured yet; ask again in a moment")
@@ -104,11 +104,31 @@ func (s *Server) ImageFsInfo(context.Context, *runtime.ImageFsInfoRequest) (*run
 	if fs.At.IsZero() {
 		fs.At = time.Now()
 	}
-	usage := []*runtime.FilesystemUsage{{
+	return &runtime.ImageFsInfoResponse{
+		ImageFilesystems:     []*runtime.FilesystemUsage{filesystem(fs)},
+		ContainerFilesystems: []*runtime.FilesystemUsage{filesystem(s.written(ctx))},
+	}, nil
+}
+
+// written adds up what containers, running or not, have written. One that has
+// not been measured yet is left out; the next call has it.
+func (s *Server) written(ctx context.Context) messages.Filesystem {
+	patient, cancel := context.WithTimeout(ctx, diskPatience)
+	defer cancel()
+	all := messages.Filesystem{Mountpoint: s.config.Meter.Root(), At: time.Now()}
+	for _, c := range s.node.View().Containers() {
+		d := s.disk(patient, c)
+		all.UsedBytes += d.Bytes.N
+		all.Inodes += d.Inodes.N
+	}
+	return all
+}
+
+func filesystem(fs messages.Filesystem) *runtime.FilesystemUsage {
+	return &runtime.FilesystemUsage{
 		Timestamp:  nanos(fs.At),
 		FsId:       &runtime.FilesystemIdentifier{Mountpoint: fs.Mountpoint},
 		UsedBytes:  &runtime.UInt64Value{Value: fs.UsedBytes},
 		InodesUsed: &runtime.UInt64Value{Value: fs.Inodes},
-	}}
-	return &runtime.ImageFsInfoResponse{ImageFilesystems: usage, ContainerFilesystems: usage}, nil
+	}
 }

@@ -170,7 +170,7 @@ func TestAPullForAnUnknownHandlerIsRefused(t *testing.T) {
 	}
 }
 
-func TestTheFileSystemIsToldForImagesAndContainers(t *testing.T) {
+func TestTheFileSystemsOfImagesAndOfContainersAreTold(t *testing.T) {
 	g := newGateway(t)
 	if _, err := g.img.ImageFsInfo(within(t), &runtime.ImageFsInfoRequest{}); status.Code(err) != codes.Unavailable {
 		t.Errorf("before it was measured: %v", err)
@@ -180,8 +180,21 @@ func TestTheFileSystemIsToldForImagesAndContainers(t *testing.T) {
 	if err != nil || len(got.ImageFilesystems) != 1 || len(got.ContainerFilesystems) != 1 {
 		t.Fatalf("%v, %v", got, err)
 	}
-	fs := got.ContainerFilesystems[0]
+	fs := got.ImageFilesystems[0]
 	if fs.FsId.Mountpoint != "/var/lib/containers" || fs.UsedBytes.Value != 7 || fs.InodesUsed.Value != 3 || fs.Timestamp != 1e9+2 {
+		t.Errorf("got %v", fs)
+	}
+	twoPods(g)
+	one, two := g.view.containers[0].ID, g.view.containers[1].ID
+	g.meter.disks = map[string]messages.DiskUsage{
+		one: {Bytes: messages.Measured(100), Inodes: messages.Measured(4)}, two: {Bytes: messages.Measured(50), Inodes: messages.Measured(1)},
+	}
+	got, err = g.img.ImageFsInfo(within(t), &runtime.ImageFsInfoRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fs = got.ContainerFilesystems[0]
+	if fs.FsId.Mountpoint != "/var/lib/troupe" || fs.UsedBytes.Value != 150 || fs.InodesUsed.Value != 5 || fs.Timestamp == 0 {
 		t.Errorf("got %v", fs)
 	}
 }

@@ -19,6 +19,8 @@ type Meter interface {
 	Networks(ctx context.Context, pods []*messages.PodSnapshot) map[string]messages.NetworkUsage
 	// Disk is what a container, running or not, has written.
 	Disk(ctx context.Context, c *messages.ContainerSnapshot) (messages.DiskUsage, error)
+	// Root is the directory that what containers write is below.
+	Root() string
 	// Unified says whether memory is accounted by cgroup v2, which counts more.
 	Unified() bool
 }

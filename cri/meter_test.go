@@ -51,4 +51,6 @@ func (m *fakeMeter) Disk(_ context.Context, c *messages.ContainerSnapshot) (mess
 	return m.disks[c.ID], nil
 }
 
+func (m *fakeMeter) Root() string { return "/var/lib/troupe" }
+
 func (m *fakeMeter) Unified() bool { return m.unified }

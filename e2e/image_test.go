@@ -95,6 +95,13 @@ func TestTheImageFilesystemIsMeasured(t *testing.T) {
 	if !strings.HasPrefix(fs.FsId.GetMountpoint(), n.lab.Dir) {
 		t.Errorf("the mount point is %q, want one in %s", fs.FsId.GetMountpoint(), n.lab.Dir)
 	}
+	n.pod(t).start(t, "dd if=/dev/zero of=/written bs=1M count=3; exec sleep 100000")
+	eventually(t, "what a container writes is counted", func() bool {
+		r, err := n.cri.Image.ImageFsInfo(t.Context(), &runtime.ImageFsInfoRequest{})
+		ok(t, err)
+		written := r.ContainerFilesystems[0]
+		return written.UsedBytes.GetValue() >= 3<<20 && written.FsId.GetMountpoint() == n.daemon.Root
+	})
 	contains(t, "crictl imagefsinfo", n.run(t, "imagefsinfo"), "mountpoint")
 }
 

@@ -88,6 +88,9 @@ func deviceOf(path string) string {
 	return deepest.Source
 }
 
+// Root is the directory that what containers write is below.
+func (m *Meter) Root() string { return m.disk.root }
+
 // Disk is what a container has written, by the last walk through it, and the
 // file system that it is on.
 func (m *Meter) Disk(ctx context.Context, c *messages.ContainerSnapshot) (messages.DiskUsage, error) {
