@@ -37,7 +37,9 @@ func removeContainerRecord(ctx context.Context, n *backends.Node, p *containerPl
 }
 
 func mountRootfs(ctx context.Context, n *backends.Node, p *containerPlan) (err error) {
-	p.Rootfs, err = n.Rootfs.Mount(ctx, backends.RootfsRequest{Pod: p.Pod, Container: p.ID, ImageID: p.Image.ID})
+	p.Rootfs, err = n.Rootfs.Mount(ctx, backends.RootfsRequest{
+		Pod: p.Pod, Container: p.ID, ImageID: p.Image.ID, User: p.pod.user(),
+	})
 	if err != nil {
 		return fmt.Errorf("image %s: %w", p.Config.GetImage().GetImage(), err)
 	}

@@ -64,7 +64,7 @@ func removeCgroup(ctx context.Context, n *backends.Node, p *podPlan) error {
 func makeFiles(ctx context.Context, n *backends.Node, p *podPlan) (err error) {
 	p.Files, err = n.Files.Make(ctx, backends.FilesRequest{
 		Pod: p.ID, Hostname: p.Config.GetHostname(), DNS: p.Config.GetDnsConfig(),
-		HostIPC: p.options().GetIpc() == runtime.NamespaceMode_NODE,
+		HostIPC: p.options().GetIpc() == runtime.NamespaceMode_NODE, User: p.user(),
 	})
 	return err
 }
@@ -78,7 +78,7 @@ func pinNamespaces(ctx context.Context, n *backends.Node, p *podPlan) (err error
 	p.Namespaces, err = n.Namespaces.Pin(ctx, backends.NamespaceRequest{
 		Pod: p.ID, Network: own, UTS: own, // a host-network pod has the node's name
 		IPC:      p.options().GetIpc() != runtime.NamespaceMode_NODE,
-		Hostname: p.Config.GetHostname(), Sysctls: p.Config.GetLinux().GetSysctls(),
+		Hostname: p.Config.GetHostname(), Sysctls: p.Config.GetLinux().GetSysctls(), User: p.user(),
 	})
 	return err
 }
@@ -145,6 +145,11 @@ func always[P any](*P) bool { return true }
 
 func (p *podPlan) options() *runtime.NamespaceOption {
 	return p.Config.GetLinux().GetSecurityContext().GetNamespaceOptions()
+}
+
+// user is the pod's user namespace, or nil.
+func (p *podPlan) user() *messages.UserNamespace {
+	return messages.UserNamespaceOf(p.options(), p.Namespaces.User)
 }
 
 func hasHostNetwork(p *podPlan) bool {

@@ -68,6 +68,9 @@ type NamespaceRequest struct {
 	Network, IPC, UTS bool              // false: the node's own
 	Hostname          string            // set in a UTS namespace of its own
 	Sysctls           map[string]string // set in the namespaces they belong to
+	// User asks for a user namespace with this mapping, which then owns the
+	// others: only so can a container's root mount sysfs or set its sysctls.
+	User *messages.UserNamespace
 }
 
 // Network attaches pods by CNI.
@@ -122,7 +125,9 @@ type FilesRequest struct {
 	Hostname string
 	DNS      *runtime.DNSConfig // nil: the node's resolv.conf
 	HostIPC  bool               // then /dev/shm is the node's
-	ShmSize  int64              // bytes; 0: 64 MiB
+	// User: they belong to the root of this user namespace. nil: to the node's.
+	User    *messages.UserNamespace
+	ShmSize int64 // bytes; 0: 64 MiB
 }
 
 // PodFiles are the host paths to mount into containers.
@@ -159,7 +164,11 @@ type RootfsRequest struct {
 	Pod, Container string
 	ImageID        string
 	ReadOnly       bool
-	MountLabel     string
+	MountLabel     string // SELinux context of all files; empty: none
+	// User: the image's files appear as those of this user namespace, without
+	// a copy (layers mounted with shifted ids); what the container writes is
+	// the mapped users' on the node too. nil: no mapping.
+	User *messages.UserNamespace
 }
 
 // Bundles writes the OCI bundle of a container.

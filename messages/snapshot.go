@@ -38,7 +38,7 @@ type Namespaces struct {
 	IPC     string `json:"ipc,omitempty"`
 	UTS     string `json:"uts,omitempty"`
 	PID     string `json:"pid,omitempty"`  // of the pod's pause process, when shared
-	User    string `json:"user,omitempty"` // not used yet
+	User    string `json:"user,omitempty"` // owns the network, IPC and UTS namespaces beside it
 }
 
 // Edge is one change of state, for the timeline.

@@ -58,6 +58,7 @@ var kinds = []kind{
 	{"net", unix.CLONE_NEWNET},
 	{"ipc", unix.CLONE_NEWIPC},
 	{"uts", unix.CLONE_NEWUTS},
+	{"user", unix.CLONE_NEWUSER},
 }
 
 func (b *Backend) path(k kind, pod string) string { return filepath.Join(b.dir, k.name, pod) }
@@ -80,6 +81,9 @@ func (b *Backend) Pin(ctx context.Context, r backends.NamespaceRequest) (message
 	}
 	if r.UTS && len(r.Hostname) > maxHostname {
 		return none, messages.Errorf(messages.Invalid, "hostname %q: longer than %d bytes", r.Hostname, maxHostname)
+	}
+	if err := checkMapping(r.User); err != nil {
+		return none, err
 	}
 	if err := ctx.Err(); err != nil {
 		return none, err
@@ -133,7 +137,7 @@ func (b *Backend) Drop(ctx context.Context, h backends.Held) error { return b.Un
 
 func wantedKinds(r backends.NamespaceRequest) []kind {
 	var wanted []kind
-	for i, want := range []bool{r.Network, r.IPC, r.UTS} {
+	for i, want := range []bool{r.Network, r.IPC, r.UTS, r.User != nil} {
 		if want {
 			wanted = append(wanted, kinds[i])
 		}
@@ -151,6 +155,8 @@ func (b *Backend) paths(wanted []kind, pod string) messages.Namespaces {
 			n.IPC = b.path(k, pod)
 		case "uts":
 			n.UTS = b.path(k, pod)
+		case "user":
+			n.User = b.path(k, pod)
 		}
 	}
 	return n

@@ -15,7 +15,10 @@ import (
 )
 
 // setting is one sysctl that may be written.
-type setting struct{ name, path, value string }
+type setting struct {
+	name, path, value string
+	ipc               bool // of the IPC namespace
+}
 
 // planSysctls refuses, before anything is made, every sysctl that would change
 // the node or another pod. Which ones belong to a namespace is the list of the
@@ -33,7 +36,9 @@ func planSysctls(r backends.NamespaceRequest) ([]setting, error) {
 		if err := checkNamespaced(name, parts, r); err != nil {
 			return nil, err
 		}
-		settings = append(settings, setting{name, "/proc/sys/" + filepath.Join(parts...), value})
+		settings = append(settings, setting{
+			name: name, path: "/proc/sys/" + filepath.Join(parts...), value: value, ipc: isIPCSysctl(strings.Join(parts, ".")),
+		})
 	}
 	// One order, so that two pods with the same sysctls fail at the same one.
 	slices.SortFunc(settings, func(a, b setting) int { return strings.Compare(a.name, b.name) })

@@ -50,15 +50,21 @@ func onThrownAwayThread(f func()) {
 
 // makeHere changes the calling thread for good.
 func (b *Backend) makeHere(wanted []kind, r backends.NamespaceRequest, settings []setting) error {
-	flags := 0
-	for _, k := range wanted {
-		flags |= k.flag
-	}
-	if err := unix.Unshare(flags); err != nil {
-		if errors.Is(err, unix.ENOSPC) {
-			return messages.Errorf(messages.Busy, "unshare: the node's limit of namespaces is reached (see /proc/sys/user/max_*_namespaces): %w", err)
+	from := "/proc/thread-self/ns/"
+	if r.User == nil {
+		if err := unshare(wanted); err != nil {
+			return err
 		}
-		return fmt.Errorf("unshare (the daemon must run as root with CAP_SYS_ADMIN): %w", err)
+	} else {
+		pid, end, err := startIn(wanted, r.User)
+		if err != nil {
+			return err
+		}
+		defer end()
+		from = fmt.Sprintf("/proc/%d/ns/", pid)
+		if err := follow(from, wanted); err != nil {
+			return err
+		}
 	}
 	if r.UTS && r.Hostname != "" {
 		if err := unix.Sethostname([]byte(r.Hostname)); err != nil {
@@ -66,16 +72,37 @@ func (b *Backend) makeHere(wanted []kind, r backends.NamespaceRequest, settings 
 		}
 	}
 	for _, s := range settings {
-		if err := s.write(); err != nil {
+		if err := s.writeAs(r.User); err != nil {
 			return err
 		}
 	}
 	for _, k := range wanted {
-		if err := pin(fmt.Sprintf("/proc/thread-self/ns/%s", k.name), b.path(k, r.Pod)); err != nil {
+		if err := pin(from+k.name, b.path(k, r.Pod)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func unshare(wanted []kind) error {
+	if err := unix.Unshare(flagsOf(wanted)); err != nil {
+		return limitReached(fmt.Errorf("unshare (the daemon must run as root with CAP_SYS_ADMIN): %w", err))
+	}
+	return nil
+}
+
+func flagsOf(wanted []kind) (flags int) {
+	for _, k := range wanted {
+		flags |= k.flag
+	}
+	return flags
+}
+
+func limitReached(err error) error {
+	if errors.Is(err, unix.ENOSPC) {
+		return messages.Errorf(messages.Busy, "the node's limit of namespaces is reached (see /proc/sys/user/max_*_namespaces): %w", err)
+	}
+	return err
 }
 
 // pin makes an empty file and mounts the namespace on it.

@@ -32,21 +32,31 @@ const longestValue = 255
 // that neither the length of a chain nor a ':' in a path matters. Kernels
 // before 6.7 do not know "lowerdir+" and get mount(2).
 func (o overlay) mount(target string) error {
-	err := o.mountNew(target)
+	err := errNoLowerdirPlus
+	if !noLowerdirPlus {
+		err = o.mountNew(target)
+	}
 	if errors.Is(err, errNoLowerdirPlus) {
 		err = o.mountClassic(target)
 	}
 	if err != nil {
 		return err
 	}
-	// A mount made below a shared one is shared too. Ours is private, so that
-	// what is mounted inside it stays in the container's namespace.
+	return makePrivate(target)
+}
+
+// makePrivate: a mount made below a shared one is shared too. Ours is private,
+// so that what is mounted inside it stays in the container's namespace.
+func makePrivate(target string) error {
 	if err := unix.Mount("", target, "", unix.MS_PRIVATE, ""); err != nil {
 		err = fmt.Errorf("making %s private: %w", target, err)
 		return errors.Join(err, unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW))
 	}
 	return nil
 }
+
+// noLowerdirPlus makes this kernel an old one, for tests.
+var noLowerdirPlus bool
 
 var errNoLowerdirPlus = errors.New("this kernel's overlayfs has no lowerdir+")
 

@@ -3,6 +3,9 @@
 // a directory of its own, so that the thousandth container costs what the
 // first did (the storage library rewrites an index of all layers for each).
 //
+// With a user namespace, the layers are mounted with shifted ids below the
+// overlay (idmap.go), so that one copy of an image serves every mapping.
+//
 // A container's files are Root/pods/<pod>/containers/<id>/{upper,work,rootfs}:
 // what it wrote, overlay's scratch directory, and the mount point.
 package rootfs
@@ -101,14 +104,14 @@ func (r *Rootfs) Mount(ctx context.Context, q backends.RootfsRequest) (string, e
 	if err := ctx.Err(); err != nil {
 		return "", fmt.Errorf("root file system of %s: %w", q.Container, err)
 	}
-	if err := r.mount(p, layers, q.MountLabel); err != nil {
+	if err := r.mount(p, layers, q); err != nil {
 		err = fmt.Errorf("root file system of %s over image %s: %w", q.Container, q.ImageID, err)
 		return "", classified(errors.Join(err, r.clear(context.WithoutCancel(ctx), p)))
 	}
 	return p.rootfs, nil
 }
 
-func (r *Rootfs) mount(p place, layers []string, label string) error {
+func (r *Rootfs) mount(p place, layers []string, q backends.RootfsRequest) error {
 	for _, dir := range []string{p.dir, p.upper, p.work, p.rootfs} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
@@ -122,22 +125,58 @@ func (r *Rootfs) mount(p place, layers []string, label string) error {
 		}
 		layers = []string{empty}
 	}
-	if err := likeLayer(p.upper, layers[0]); err != nil {
+	if err := likeLayer(p.upper, layers[0], q.User); err != nil {
 		return err
 	}
-	o := overlay{lowers: layers, upper: p.upper, work: p.work, label: label, options: r.cfg.MountOptions}
-	return o.mount(p.rootfs)
+	o := overlay{lowers: layers, upper: p.upper, work: p.work, label: q.MountLabel, options: r.cfg.MountOptions}
+	if q.User == nil {
+		return o.mount(p.rootfs)
+	}
+	if err := r.letThrough(p); err != nil {
+		return err
+	}
+	return o.mountMapped(p.rootfs, q.User.Path)
+}
+
+// letThrough lets the root of a user namespace, who is nobody on the node,
+// reach the container's root: it mounts it itself. It may walk through the
+// directories on the way, not list them, and what else is in them stays 0600.
+func (r *Rootfs) letThrough(p place) error {
+	containers := filepath.Dir(p.dir)
+	pod := filepath.Dir(containers)
+	for _, dir := range []string{r.root, filepath.Dir(pod), pod, containers, p.dir} {
+		info, err := os.Stat(dir)
+		if err != nil {
+			return err
+		}
+		if mode := info.Mode().Perm(); mode&0o011 != 0o011 {
+			if err := os.Chmod(dir, mode|0o011); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // likeLayer gives the upper directory the owner and mode of the image's "/":
-// in the overlay the upper one's are what the container sees.
-func likeLayer(upper, layer string) error {
+// in the overlay the upper one's are what the container sees. The upper
+// directory is not mapped, so the owner is the mapped one.
+func likeLayer(upper, layer string, user *messages.UserNamespace) error {
 	info, err := os.Stat(layer)
 	if err != nil {
 		return err
 	}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		if err := os.Chown(upper, int(st.Uid), int(st.Gid)); err != nil {
+		uid, gid := st.Uid, st.Gid
+		if user != nil {
+			var mappedUID, mappedGID bool
+			uid, mappedUID = user.UIDs.ToHost(st.Uid)
+			gid, mappedGID = user.GIDs.ToHost(st.Gid)
+			if !mappedUID || !mappedGID {
+				return messages.Errorf(messages.Invalid, "the image's / belongs to %d:%d, which the pod's user namespace does not map: use an image whose / is root's, or a longer mapping", st.Uid, st.Gid)
+			}
+		}
+		if err := os.Chown(upper, int(uid), int(gid)); err != nil {
 			return err
 		}
 	}
