@@ -19,6 +19,9 @@ func (s *Server) RunPodSandbox(ctx context.Context, r *runtime.RunPodSandboxRequ
 	if err != nil {
 		return nil, err
 	}
+	if err := s.checkUserNamespaces(r.GetConfig(), handler); err != nil {
+		return nil, err
+	}
 	id, err := ask(ctx, s.node, messages.RunPod{Call: callOf(ctx), Config: r.GetConfig(), Handler: handler})
 	if err != nil {
 		m := r.GetConfig().GetMetadata()

@@ -66,6 +66,7 @@ func validateMount(m *runtime.Mount) error {
 		validateFilePath("container_path", at),
 		validateFilePath("host_path", m.GetHostPath()),
 		validateEnum("propagation", m.GetPropagation(), runtime.MountPropagation_name),
+		validateMountMappings(m),
 	)
 }
 
@@ -99,7 +100,7 @@ func validateSecurity(sc *runtime.LinuxContainerSecurityContext) error {
 		validateMode("network", options.GetNetwork(), pod, container, node),
 		validateMode("ipc", options.GetIpc(), pod, container, node),
 		validateMode("pid", options.GetPid(), pod, container, node, runtime.NamespaceMode_TARGET),
-		validateUserNamespace(options.GetUsernsOptions()),
+		validateUserNamespace(options),
 		validateRunAs(sc.GetRunAsUser(), sc.GetRunAsGroup(), sc.GetRunAsUsername()),
 		validateGroups(sc.GetSupplementalGroups(), sc.GetSupplementalGroupsPolicy()),
 		validateProfile("seccomp", sc.GetSeccomp()),

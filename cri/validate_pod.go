@@ -117,7 +117,7 @@ func validatePodSecurity(sc *runtime.LinuxSandboxSecurityContext) error {
 		validateMode("network", options.GetNetwork(), pod, node),
 		validateMode("ipc", options.GetIpc(), pod, node),
 		validateMode("pid", options.GetPid(), pod, runtime.NamespaceMode_CONTAINER, node),
-		validateUserNamespace(options.GetUsernsOptions()),
+		validateUserNamespace(options),
 		validateRunAs(sc.GetRunAsUser(), sc.GetRunAsGroup(), ""),
 		validateGroups(sc.GetSupplementalGroups(), sc.GetSupplementalGroupsPolicy()),
 		validateProfile("seccomp", sc.GetSeccomp()),
@@ -130,17 +130,6 @@ func validateMode(field string, mode runtime.NamespaceMode, allowed ...runtime.N
 		return invalid("namespace_options."+field, "%s: must be one of %v", mode, allowed)
 	}
 	return nil
-}
-
-func validateUserNamespace(options *runtime.UserNamespace) error {
-	const field = "namespace_options.userns_options"
-	switch mode := options.GetMode(); {
-	case options == nil || mode == runtime.NamespaceMode_NODE:
-		return nil
-	case mode != runtime.NamespaceMode_POD:
-		return invalid(field+".mode", "%s: must be POD or NODE", mode)
-	}
-	return unsupported(field, "asks for a user namespace, which this runtime does not have yet: set the pod's hostUsers to true")
 }
 
 // validateProfile: a name is needed exactly for a profile of the node.

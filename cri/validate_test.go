@@ -89,12 +89,6 @@ func TestWhatAKubeletAndCritestSendIsAccepted(t *testing.T) {
 	}
 }
 
-func TestAUserNamespaceIsNotThereYet(t *testing.T) {
-	pod := goodPod()
-	podSecurity(pod).NamespaceOptions.UsernsOptions = &runtime.UserNamespace{Mode: runtime.NamespaceMode_POD, Uids: []*runtime.IDMapping{{HostId: 1000, Length: 65536}}}
-	wantRefused(t, validateRunPod(&runtime.RunPodSandboxRequest{Config: pod}), messages.Unsupported, "userns_options")
-}
-
 // goodContainer is what a kubelet sends for a container of it.
 func goodContainer() *runtime.ContainerConfig {
 	return &runtime.ContainerConfig{

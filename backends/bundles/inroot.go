@@ -71,7 +71,11 @@ func (b *bundle) makeInRoot(what, dir string) error {
 			return nil
 		}
 	}
+	missing := b.firstMissing(dir)
 	err := pathrs.MkdirAll(b.r.Rootfs, dir, os.FileMode(0o755))
+	if err == nil {
+		err = b.giveToRoot(dir, missing)
+	}
 	switch {
 	case err == nil:
 		return nil

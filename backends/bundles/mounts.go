@@ -98,8 +98,6 @@ func (b *bundle) askedMount(m *runtime.Mount) (specs.Mount, error) {
 		return specs.Mount{}, messages.Errorf(messages.Invalid, "mount %q: container_path must be an absolute path below /", at)
 	case m.GetImage().GetImage() != "":
 		return specs.Mount{}, messages.Errorf(messages.Unsupported, "mount %s: image volumes are not supported yet", at)
-	case len(m.GetUidMappings())+len(m.GetGidMappings()) > 0:
-		return specs.Mount{}, messages.Errorf(messages.Unsupported, "mount %s: id-mapped mounts are not supported yet", at)
 	case !path.IsAbs(m.GetHostPath()):
 		return specs.Mount{}, messages.Errorf(messages.Invalid, "mount %s: host_path %q: must be an absolute path", at, m.GetHostPath())
 	}
@@ -111,7 +109,10 @@ func (b *bundle) askedMount(m *runtime.Mount) (specs.Mount, error) {
 	if err != nil {
 		return specs.Mount{}, err
 	}
-	return specs.Mount{Destination: path.Clean(at), Type: "bind", Source: source, Options: options}, nil
+	return specs.Mount{
+		Destination: path.Clean(at), Type: "bind", Source: source, Options: options,
+		UIDMappings: specMapping(m.GetUidMappings()), GIDMappings: specMapping(m.GetGidMappings()),
+	}, nil
 }
 
 // extraOptions are those a caller may add (cri-api, Mount.mount_options): they

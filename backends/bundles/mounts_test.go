@@ -127,7 +127,6 @@ func TestAMountThatCannotBeMadeIsRefused(t *testing.T) {
 	bad(messages.Invalid, &runtime.Mount{HostPath: dir, RecursiveReadOnly: true}, "recursive_read_only")
 	bad(messages.Invalid, &runtime.Mount{HostPath: dir, MountOptions: []string{"suid"}}, "mount_options")
 	bad(messages.Unsupported, &runtime.Mount{Image: &runtime.ImageSpec{Image: "x"}}, "image")
-	bad(messages.Unsupported, &runtime.Mount{HostPath: dir, UidMappings: []*runtime.IDMapping{{}}}, "id-mapped")
 
 	n := testNode(t)
 	n.rro = false

@@ -24,6 +24,7 @@ func (b *bundle) podNamespaces() []specs.LinuxNamespace {
 	paths := b.r.Namespaces
 	spaces := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
 	for _, n := range []specs.LinuxNamespace{
+		{Type: specs.UserNamespace, Path: paths.User},
 		{Type: specs.NetworkNamespace, Path: paths.Network},
 		{Type: specs.IPCNamespace, Path: paths.IPC},
 		{Type: specs.UTSNamespace, Path: paths.UTS},

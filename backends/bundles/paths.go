@@ -19,12 +19,14 @@ var (
 	defaultReadonly = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 )
 
-// paths hides and protects paths. An empty list means the default, never
-// nothing: protobuf cannot tell absent from empty, and the one who may send
-// empty on purpose (procMount: Unmasked) needs a user namespace, which is
-// refused today.
+// paths hides and protects paths. Protobuf cannot tell an empty list from none.
+// For a pod in a user namespace empty is meant (procMount: Unmasked, which
+// Kubernetes allows only there); for others it is the default, never nothing.
 func (b *bundle) paths() error {
 	if b.sc.GetPrivileged() {
+		return nil
+	}
+	if b.r.Config != nil && b.own != nil && len(b.sc.GetMaskedPaths())+len(b.sc.GetReadonlyPaths()) == 0 {
 		return nil
 	}
 	masked, readonly := b.sc.GetMaskedPaths(), b.sc.GetReadonlyPaths()

@@ -22,6 +22,7 @@ type bundle struct {
 	ctx  context.Context
 	r    backends.BundleRequest
 	sc   *runtime.LinuxContainerSecurityContext // never nil for a container
+	own  *messages.UserNamespace                // the pod's user namespace; nil: the node's
 	spec *specs.Spec
 	log  *slog.Logger
 }
@@ -42,6 +43,7 @@ var containerParts = []part{
 	{"capabilities", (*bundle).capabilities},
 	{"namespaces", (*bundle).namespaces},
 	{"mounts", (*bundle).mounts},
+	{"user namespace", (*bundle).userNamespace},
 	{"devices", (*bundle).devices},
 	{"resources", (*bundle).resources},
 	{"limits", (*bundle).limits},
@@ -79,6 +81,7 @@ func (b *Backend) build(ctx context.Context, r backends.BundleRequest) (*bundle,
 	if made.sc == nil {
 		made.sc = &runtime.LinuxContainerSecurityContext{}
 	}
+	made.own = messages.UserNamespaceOf(r.PodConfig.GetLinux().GetSecurityContext().GetNamespaceOptions(), r.Namespaces.User)
 	parts := containerParts
 	if r.Config == nil {
 		parts = pauseParts
@@ -111,6 +114,9 @@ func (b *bundle) checkPrivilege() error {
 	}
 	if b.r.Rootfs == "" {
 		return messages.Errorf(messages.Internal, "no root file system was mounted for it")
+	}
+	if err := b.checkUserNamespace(); err != nil {
+		return err
 	}
 	b.spec.Root.Readonly = b.sc.GetReadonlyRootfs()
 	b.spec.Process.NoNewPrivileges = b.sc.GetNoNewPrivs()

@@ -42,6 +42,9 @@ func (b *bundle) user() error {
 		groups = append(groups, uint32(gid))
 	}
 	groups = unique(groups)
+	if err := b.checkMapped(who.uid, groups); err != nil {
+		return err
+	}
 	b.spec.Process.User = specs.User{UID: who.uid, GID: who.gid, AdditionalGids: groups}
 	b.User = criUser(b.spec.Process.User)
 	return nil

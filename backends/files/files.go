@@ -78,12 +78,28 @@ func (b *Backend) Make(ctx context.Context, r backends.FilesRequest) (backends.P
 	if err := writeFile(made.Hostname, hostname); err != nil {
 		return none, err
 	}
+	own := []string{made.ResolvConf, made.Hostname}
 	if !r.HostIPC {
 		if made.Shm, err = b.mountShm(r.Pod, r.ShmSize); err != nil {
 			return none, err
 		}
+		own = append(own, made.Shm)
 	}
-	return made, nil
+	return made, giveTo(r.User, own)
+}
+
+// giveTo makes the root of the pod's user namespace the owner of its files: as
+// the node's root's they would be nobody's inside.
+func giveTo(u *messages.UserNamespace, paths []string) error {
+	if u == nil {
+		return nil
+	}
+	for _, path := range paths {
+		if err := os.Lchown(path, int(u.UIDs.Host), int(u.GIDs.Host)); err != nil {
+			return fmt.Errorf("give the pod's files to the root of its user namespace: %w", err)
+		}
+	}
+	return nil
 }
 
 // Remove unmounts and deletes them. The pod's own directory goes too when

@@ -115,6 +115,21 @@ func TestShmIsATmpfsOfTheSizeAskedForAndKeepsItsContentOnRepeat(t *testing.T) {
 	}
 }
 
+func TestTheRootOfAUserNamespaceOwnsItsPodsFiles(t *testing.T) {
+	b := backend(t, t.TempDir(), t.TempDir())
+	got, err := b.Make(t.Context(), backends.FilesRequest{Pod: conformance.ID(t), Hostname: "x", User: &messages.UserNamespace{
+		UIDs: messages.IDRange{Host: 165536, Length: 65536}, GIDs: messages.IDRange{Host: 265536, Length: 65536},
+	}})
+	ok(t, err)
+	for _, path := range []string{got.ResolvConf, got.Hostname, got.Shm} {
+		var st unix.Stat_t
+		ok(t, unix.Stat(path, &st))
+		if st.Uid != 165536 || st.Gid != 265536 {
+			t.Errorf("%s belongs to %d:%d", path, st.Uid, st.Gid)
+		}
+	}
+}
+
 func TestRemoveUnmountsWhileAProcessStillUsesIt(t *testing.T) {
 	root, run := t.TempDir(), t.TempDir()
 	b := backend(t, root, run)

@@ -24,7 +24,16 @@ func (b *Backend) mountShm(pod string, size int64) (string, error) {
 		size = defaultShmSize
 	}
 	path := filepath.Join(b.shm, pod)
-	if err := os.MkdirAll(path, 0o711); err != nil {
+	// Users of the node can walk to it (to the roots of user namespaces, that
+	// is), and no further.
+	err := os.MkdirAll(b.shm, 0o700)
+	if err == nil {
+		err = os.Chmod(b.shm, 0o700)
+	}
+	if err == nil {
+		err = os.MkdirAll(path, 0o711)
+	}
+	if err != nil {
 		return "", classify(fmt.Errorf("make /dev/shm of pod %s: %w", pod, err))
 	}
 	mounted, err := isMountPoint(path)

@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime"
-	"strings"
 
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
@@ -107,7 +107,7 @@ func limitReached(err error) error {
 
 // pin makes an empty file and mounts the namespace on it.
 func pin(source, target string) error {
-	if err := os.MkdirAll(target[:strings.LastIndexByte(target, '/')], 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(target), 0o700); err != nil {
 		return classify(fmt.Errorf("pin namespace: %w", err))
 	}
 	f, err := os.OpenFile(target, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"runtime"
 	"syscall"
 
 	"github.com/troupe-run/troupe/messages"
@@ -101,4 +102,18 @@ func actAs(uid uint32) error {
 		return errno
 	}
 	return nil
+}
+
+// TryUserNamespace makes a user namespace that lives as long as use runs, and
+// gives its path to it: to find out what this kernel can do with one.
+func TryUserNamespace(use func(path string) error) error {
+	runtime.LockOSThread() // the tracer must stay
+	defer runtime.UnlockOSThread()
+	some := messages.IDRange{Host: 65536, Length: 65536}
+	pid, end, err := startIn([]kind{{"user", unix.CLONE_NEWUSER}}, &messages.UserNamespace{UIDs: some, GIDs: some})
+	if err != nil {
+		return err
+	}
+	defer end()
+	return use(fmt.Sprintf("/proc/%d/ns/user", pid))
 }

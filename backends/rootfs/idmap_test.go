@@ -113,18 +113,22 @@ func TestNothingIsLeftOfMappedLayers(t *testing.T) {
 	}
 }
 
-func TestOtherUsersCanWalkToAMappedRootButNotList(t *testing.T) {
+func TestOnlyTheMappedRootCanWalkIntoAPodsDirectory(t *testing.T) {
 	layers, image := layers(t, 1), conformance.ID(t)
-	r := open(t, tmpfs(t), image, layers)
-	u, _ := userNS(t)
-	pod, c := conformance.ID(t), conformance.ID(t)
-	path, err := r.Mount(t.Context(), backends.RootfsRequest{Pod: pod, Container: c, ImageID: image, User: u})
+	r := open(t, walkable(t, tmpfs(t)), image, layers)
+	u, pid := userNS(t)
+	_, other := userNS(t)
+	q := backends.RootfsRequest{Pod: conformance.ID(t), Container: conformance.ID(t), ImageID: image, User: u}
+	path, err := r.Mount(t.Context(), q)
 	ok(t, err)
-	for dir := filepath.Dir(path); strings.HasPrefix(dir, filepath.Join(r.root, "pods")); dir = filepath.Dir(dir) {
-		info, err := os.Stat(dir)
-		ok(t, err)
-		if info.Mode().Perm() != 0o711 {
-			t.Errorf("%s has mode %v, want 0711", dir, info.Mode())
+	inside(t, pid, "test -d "+path)
+	for who, command := range map[string][]string{
+		"a user of the node":                {"setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", "test", "-d", path},
+		"another user of the pod":           {"nsenter", "-t", strconv.Itoa(pid), "--user", "--setuid=5", "--setgid=5", "test", "-d", path},
+		"a user of the pod, listing a path": {"nsenter", "-t", strconv.Itoa(other), "--user", "--setuid=0", "--setgid=0", "ls", filepath.Join(r.root, "pods")},
+	} {
+		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err == nil {
+			t.Errorf("%s could: %s", who, out)
 		}
 	}
 }

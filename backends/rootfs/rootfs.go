@@ -132,19 +132,21 @@ func (r *Rootfs) mount(p place, layers []string, q backends.RootfsRequest) error
 	if q.User == nil {
 		return o.mount(p.rootfs)
 	}
-	if err := r.letThrough(p); err != nil {
+	if err := r.letThrough(p, q.User); err != nil {
 		return err
 	}
 	return o.mountMapped(p.rootfs, q.User.Path)
 }
 
 // letThrough lets the root of a user namespace, who is nobody on the node,
-// reach the container's root: it mounts it itself. It may walk through the
-// directories on the way, not list them, and what else is in them stays 0600.
-func (r *Rootfs) letThrough(p place) error {
+// reach the container's root: it mounts it itself. Everybody may walk through
+// the common directories, not list them; into the pod's own may go only the
+// group of that root, so that no other user of the node or of another pod can
+// use what is in it, like a set-user-id program.
+func (r *Rootfs) letThrough(p place, user *messages.UserNamespace) error {
 	containers := filepath.Dir(p.dir)
 	pod := filepath.Dir(containers)
-	for _, dir := range []string{r.root, filepath.Dir(pod), pod, containers, p.dir} {
+	for _, dir := range []string{r.root, filepath.Dir(pod), containers, p.dir} {
 		info, err := os.Stat(dir)
 		if err != nil {
 			return err
@@ -155,7 +157,7 @@ func (r *Rootfs) letThrough(p place) error {
 			}
 		}
 	}
-	return nil
+	return errors.Join(os.Chown(pod, 0, int(user.GIDs.Host)), os.Chmod(pod, 0o710))
 }
 
 // likeLayer gives the upper directory the owner and mode of the image's "/":

@@ -31,6 +31,10 @@ func (p paths) make() error {
 			return fmt.Errorf("make the monitor's directory: %w", err)
 		}
 	}
+	// The root of a pod's user namespace walks through it to the pause root.
+	if err := os.Chmod(p.dir, 0o711); err != nil {
+		return fmt.Errorf("make the monitor's directory: %w", err)
+	}
 	return nil
 }
 

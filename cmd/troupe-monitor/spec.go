@@ -32,6 +32,8 @@ func (m *monitor) libcontainerConfig(r wire.Create, spec *specs.Spec) (*configs.
 			spec.Mounts[i].Source = join(r.Bundle, mount.Source)
 		}
 	}
+	// For a user namespace to join it asks a child for the mapping.
+	defer m.children.forking()()
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{
 		CgroupName: r.Key(), UseSystemdCgroup: m.bySystemd(spec.Linux.CgroupsPath), Spec: spec,
 	})

@@ -34,6 +34,7 @@ type machine struct {
 	*backends.Node
 	meter   *stats.Meter   // for reads: the gateway asks it itself
 	reload  func()         // re-read what SIGHUP re-reads beside our own file
+	mapped  bool           // pods can have user namespaces
 	closers []func() error // in the order they were made
 }
 
@@ -74,9 +75,11 @@ func (m *machine) fill(c *config.Config, log *slog.Logger) (err error) {
 		return err
 	}
 	m.Images, m.reload, m.closers = store, store.Reload, append(m.closers, store.Close)
-	if m.Rootfs, err = rootfs.New(rootfs.Config{Root: c.Troupe.Root, Layers: store.LayerDirs, Log: of("rootfs")}); err != nil {
+	roots, err := rootfs.New(rootfs.Config{Root: c.Troupe.Root, Layers: store.LayerDirs, Log: of("rootfs")})
+	if err != nil {
 		return err
 	}
+	m.Rootfs, m.mapped = roots, canMapUsers(roots, c, log)
 	m.Network = cni.New(cni.Config{
 		ConfDir: c.Network.Dir, PluginDirs: c.UsePluginDirs(), DefaultNetwork: c.Network.Default,
 		CacheDir: filepath.Join(c.Troupe.Root, "cni"), Log: of("cni"),

@@ -55,6 +55,9 @@ func unshare() (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	if err := os.Chmod(base, 0o711); err != nil { // users of pods' user namespaces pass
+		return 1, err
+	}
 	defer tidy(base)
 	runtime.LockOSThread() // the parent-death signal is tied to the thread
 	cmd := again("init")
