@@ -127,6 +127,9 @@ func (k *pod) config() *runtime.PodSandboxConfig {
 		o.Network = runtime.NamespaceMode_NODE
 	case 7:
 		o.Pid = runtime.NamespaceMode_POD
+	case 9:
+		own := []*runtime.IDMapping{{HostId: uint32(65536 * (1 + k.n)), Length: 65536}}
+		o.UsernsOptions = &runtime.UserNamespace{Mode: runtime.NamespaceMode_POD, Uids: own, Gids: own}
 	}
 	name := fmt.Sprintf("pod-%d", k.n)
 	return &runtime.PodSandboxConfig{

@@ -11,7 +11,7 @@ import (
 )
 
 // pins are the namespaces of a pod; a number is a namespace's inode, 0 is none.
-type pins struct{ net, ipc, uts uint64 }
+type pins struct{ net, ipc, uts, user uint64 }
 
 type namespacesBackend struct{ n *Node }
 
@@ -29,18 +29,21 @@ func (b namespacesBackend) Pin(ctx context.Context, r backends.NamespaceRequest)
 		if r.UTS && len(r.Hostname) > 64 {
 			return none, messages.Errorf(messages.Invalid, "hostname %q: longer than 64 bytes", r.Hostname)
 		}
-		if !r.Network && !r.IPC && !r.UTS {
+		if u := r.User; u != nil && (u.UIDs.Length == 0 || u.GIDs.Length == 0) {
+			return none, messages.Errorf(messages.Invalid, "user namespace: nothing is mapped")
+		}
+		if !r.Network && !r.IPC && !r.UTS && r.User == nil {
 			return none, nil
 		}
 		p := n.pins[r.Pod]
-		if p == nil || (r.Network && p.net == 0) || (r.IPC && p.ipc == 0) || (r.UTS && p.uts == 0) {
+		if p == nil || (r.Network && p.net == 0) || (r.IPC && p.ipc == 0) || (r.UTS && p.uts == 0) || (r.User != nil && p.user == 0) {
 			p = &pins{}
 			n.pins[r.Pod] = p
 			cut := n.hook.Half(c)
 			for _, k := range []struct {
 				want bool
 				pin  *uint64
-			}{{r.Network, &p.net}, {r.IPC, &p.ipc}, {r.UTS, &p.uts}} {
+			}{{r.Network, &p.net}, {r.IPC, &p.ipc}, {r.UTS, &p.uts}, {r.User != nil, &p.user}} {
 				if !k.want {
 					continue
 				}
@@ -65,6 +68,9 @@ func (n *Node) pinned(r backends.NamespaceRequest) messages.Namespaces {
 	if r.UTS {
 		paths.UTS = n.pinPath("uts", r.Pod)
 	}
+	if r.User != nil {
+		paths.User = n.pinPath("user", r.Pod)
+	}
 	return paths
 }
 
@@ -75,7 +81,7 @@ func (b namespacesBackend) Unpin(ctx context.Context, pod string) error {
 		if p == nil {
 			return nil
 		}
-		if p.net != 0 && (p.ipc != 0 || p.uts != 0) && n.hook.Half(c) {
+		if p.net != 0 && (p.ipc != 0 || p.uts != 0 || p.user != 0) && n.hook.Half(c) {
 			p.net = 0
 			return half("the network namespace is unpinned, others are not")
 		}
@@ -95,7 +101,7 @@ func (n *Node) heldPins() (held []backends.Held) {
 		for _, k := range []struct {
 			kind  string
 			inode uint64
-		}{{"net", p.net}, {"ipc", p.ipc}, {"uts", p.uts}} {
+		}{{"net", p.net}, {"ipc", p.ipc}, {"uts", p.uts}, {"user", p.user}} {
 			if k.inode != 0 {
 				held = append(held, backends.Held{Kind: k.kind + "ns", Pod: pod, Name: n.pinPath(k.kind, pod)})
 			}
@@ -121,6 +127,8 @@ func (n *Node) inode(pin string) uint64 {
 		return p.ipc
 	case n.pinPath("uts", path.Base(pin)):
 		return p.uts
+	case n.pinPath("user", path.Base(pin)):
+		return p.user
 	}
 	return 0
 }

@@ -32,6 +32,9 @@ func (b rootfsBackend) Mount(ctx context.Context, r backends.RootfsRequest) (str
 		if n.store.images[r.ImageID] == nil {
 			return "", messages.Errorf(messages.NotFound, "image %s is not in the store: pull it first", r.ImageID)
 		}
+		if r.User != nil && n.inode(r.User.Path) == 0 {
+			return "", messages.Errorf(messages.Internal, "the user namespace of the pod is not pinned at %q", r.User.Path)
+		}
 		if n.roots[k] == nil {
 			if err := n.disk.take(smallFile); err != nil {
 				return "", err
