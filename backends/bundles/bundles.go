@@ -38,7 +38,7 @@ type Config struct {
 	DefaultEnv                []string // "NAME=value"; image and container override them
 	SeccompProfile            string   // path of RuntimeDefault; "": built in; "unconfined": none
 	PrivilegedSeccompProfile  string   // path; "" or "unconfined": none
-	ApparmorProfile           string   // of RuntimeDefault; "" or "unconfined": none
+	ApparmorProfile           string   // of RuntimeDefault; DefaultApparmor is loaded by New; "" or "unconfined": none
 	PidsLimit                 int64    // processes in a container; 0 or less: no limit
 	CgroupManager             string   // Cgroupfs (or "") or Systemd
 	AdditionalDevices         []string // "/dev/a[:/dev/b[:rwm]]", in every container
@@ -74,7 +74,12 @@ func New(c Config) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newOn(n, c)
+	b, err := newOn(n, c)
+	if err != nil {
+		return nil, err
+	}
+	b.loadApparmor()
+	return b, nil
 }
 
 // newOn is New on a given node; tests give another one than they run on.

@@ -1,91 +1,15 @@
 package bundles
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"hash/fnv"
-	"os"
 
 	"github.com/opencontainers/selinux/go-selinux"
 	"github.com/opencontainers/selinux/go-selinux/label"
 	"github.com/troupe-run/troupe/messages"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
-
-// apparmorProfiles lists what is loaded, one "name (mode)" a line.
-const apparmorProfiles = "/sys/kernel/security/apparmor/profiles"
-
-// apparmor confines the process by a profile that is loaded into the kernel;
-// loading one is the operator's (apparmor_parser).
-func (b *bundle) apparmor() error {
-	if b.sc.GetPrivileged() {
-		return nil
-	}
-	want := b.sc.GetApparmor()
-	if want == nil {
-		//lint:ignore SA1019 deprecated, and still sent by older clients
-		text := b.sc.GetApparmorProfile()
-		if text == "" {
-			return b.defaultApparmor(false)
-		}
-		var err error
-		if want, err = oldProfile("apparmor_profile", text); err != nil {
-			return err
-		}
-	}
-	switch want.GetProfileType() {
-	case runtime.SecurityProfile_Unconfined:
-		return nil
-	case runtime.SecurityProfile_RuntimeDefault:
-		return b.defaultApparmor(true)
-	case runtime.SecurityProfile_Localhost:
-		return b.localApparmor(want.GetLocalhostRef())
-	}
-	return messages.Errorf(messages.Invalid, "apparmor.profile_type %d is not known", want.GetProfileType())
-}
-
-func (b *bundle) localApparmor(name string) error {
-	switch {
-	case name == "":
-		return messages.Errorf(messages.Invalid, "apparmor.localhost_ref is empty: name a loaded profile")
-	case !b.node.apparmor:
-		return messages.Errorf(messages.Invalid, "apparmor profile %q is asked for, but AppArmor is off on this node", name)
-	case !apparmorLoaded(name):
-		return messages.Errorf(messages.Invalid, "apparmor profile %q is not loaded: load it with apparmor_parser", name)
-	}
-	b.spec.Process.ApparmorProfile = name
-	return nil
-}
-
-// defaultApparmor applies the configured profile. When it is not loaded, a
-// container that asked for it by name of RuntimeDefault is refused, one that
-// said nothing runs without.
-func (b *bundle) defaultApparmor(asked bool) error {
-	name := b.config.ApparmorProfile
-	switch {
-	case !b.node.apparmor || name == "" || name == "unconfined":
-		return nil
-	case apparmorLoaded(name):
-		b.spec.Process.ApparmorProfile = name
-		return nil
-	case asked:
-		return messages.Errorf(messages.Precondition,
-			"apparmor profile %q (apparmor_profile of the configuration) is not loaded: load it with apparmor_parser", name)
-	}
-	b.log.Warn("the default AppArmor profile is not loaded: the container runs without", "profile", name)
-	return nil
-}
-
-// apparmorLoaded believes in a profile when the list cannot be read (securityfs
-// is not mounted everywhere); the runtime then finds out.
-func apparmorLoaded(name string) bool {
-	list, err := os.ReadFile(apparmorProfiles)
-	if err != nil {
-		return true
-	}
-	return bytes.HasPrefix(list, []byte(name+" (")) || bytes.Contains(list, []byte("\n"+name+" ("))
-}
 
 // selinux labels the process and what is mounted for it.
 func (b *bundle) selinux() error {

@@ -67,14 +67,17 @@ func (m *machine) fill(c *config.Config, log *slog.Logger) (err error) {
 	}); err != nil {
 		return err
 	}
-	if m.Bundles, err = bundles.New(bundlesConfig(c, of("bundles"))); err != nil {
+	specs, err := bundles.New(bundlesConfig(c, of("bundles")))
+	if err != nil {
 		return err
 	}
+	m.Bundles = specs
 	store, err := buildImages(c, of("images"))
 	if err != nil {
 		return err
 	}
-	m.Images, m.reload, m.closers = store, store.Reload, append(m.closers, store.Close)
+	m.Images, m.closers = store, append(m.closers, store.Close)
+	m.reload = func() { store.Reload(); specs.Reload() }
 	roots, err := rootfs.New(rootfs.Config{Root: c.Troupe.Root, Layers: store.LayerDirs, Log: of("rootfs")})
 	if err != nil {
 		return err
