@@ -26,6 +26,7 @@ type containerPlan struct {
 	Config    *runtime.ContainerConfig `json:"-"`
 	CreatedAt time.Time                `json:"createdAt"`
 	Image     messages.Image           `json:"image"`
+	Labels    messages.Labels          `json:"labels,omitzero"`
 	Rootfs    string                   `json:"rootfs,omitempty"`
 	Bundle    backends.Bundle          `json:"bundle"`
 
@@ -37,8 +38,12 @@ func removeContainerRecord(ctx context.Context, n *backends.Node, p *containerPl
 }
 
 func mountRootfs(ctx context.Context, n *backends.Node, p *containerPlan) (err error) {
+	p.Labels, err = n.Bundles.Labels(ctx, backends.LabelRequest{Pod: p.Pod, PodConfig: p.pod.Config, Config: p.Config})
+	if err != nil {
+		return err
+	}
 	p.Rootfs, err = n.Rootfs.Mount(ctx, backends.RootfsRequest{
-		Pod: p.Pod, Container: p.ID, ImageID: p.Image.ID, User: p.pod.user(),
+		Pod: p.Pod, Container: p.ID, ImageID: p.Image.ID, User: p.pod.user(), MountLabel: p.Labels.Mount,
 	})
 	if err != nil {
 		return fmt.Errorf("image %s: %w", p.Config.GetImage().GetImage(), err)
@@ -53,7 +58,7 @@ func unmountRootfs(ctx context.Context, n *backends.Node, p *containerPlan) erro
 func writeBundle(ctx context.Context, n *backends.Node, p *containerPlan) (err error) {
 	r := backends.BundleRequest{
 		Pod: p.Pod, Container: p.ID, PodConfig: p.pod.Config, Config: p.Config, Image: p.Image.Config,
-		Rootfs: p.Rootfs, Namespaces: p.pod.Namespaces, Files: p.pod.Files, CgroupParent: p.pod.Cgroup, Handler: p.pod.Handler,
+		Rootfs: p.Rootfs, Labels: p.Labels, Namespaces: p.pod.Namespaces, Files: p.pod.Files, CgroupParent: p.pod.Cgroup, Handler: p.pod.Handler,
 	}
 	if o := p.Config.GetLinux().GetSecurityContext().GetNamespaceOptions(); o.GetPid() == runtime.NamespaceMode_TARGET {
 		if r.TargetPIDNS, err = targetPIDNamespace(ctx, n, p.Pod, o.GetTargetId()); err != nil {

@@ -38,6 +38,7 @@ type podPlan struct {
 	CreatedAt  time.Time                 `json:"createdAt"`
 	Namespaces messages.Namespaces       `json:"namespaces"`
 	IPs        []string                  `json:"ips,omitempty"`
+	Labels     messages.Labels           `json:"labels,omitzero"`
 	Files      backends.PodFiles         `json:"files"`
 	Cgroup     string                    `json:"cgroup,omitempty"`
 	PausePid   int                       `json:"pausePid,omitempty"`
@@ -62,15 +63,18 @@ func removeCgroup(ctx context.Context, n *backends.Node, p *podPlan) error {
 }
 
 func makeFiles(ctx context.Context, n *backends.Node, p *podPlan) (err error) {
+	if p.Labels, err = n.Bundles.Labels(ctx, backends.LabelRequest{Pod: p.ID, PodConfig: p.Config}); err != nil {
+		return err
+	}
 	p.Files, err = n.Files.Make(ctx, backends.FilesRequest{
 		Pod: p.ID, Hostname: p.Config.GetHostname(), DNS: p.Config.GetDnsConfig(),
-		HostIPC: p.options().GetIpc() == runtime.NamespaceMode_NODE, User: p.user(),
+		HostIPC: p.options().GetIpc() == runtime.NamespaceMode_NODE, User: p.user(), MountLabel: p.Labels.Mount,
 	})
 	return err
 }
 
 func removeFiles(ctx context.Context, n *backends.Node, p *podPlan) error {
-	return n.Files.Remove(ctx, p.ID)
+	return errors.Join(n.Files.Remove(ctx, p.ID), n.Bundles.Release(ctx, p.ID))
 }
 
 func pinNamespaces(ctx context.Context, n *backends.Node, p *podPlan) (err error) {
@@ -101,7 +105,7 @@ func detachNetwork(ctx context.Context, n *backends.Node, p *podPlan) error {
 // containers share.
 func startPause(ctx context.Context, n *backends.Node, p *podPlan) error {
 	b, err := n.Bundles.Write(ctx, backends.BundleRequest{
-		Pod: p.ID, Container: p.ID, PodConfig: p.Config, Namespaces: p.Namespaces,
+		Pod: p.ID, Container: p.ID, PodConfig: p.Config, Namespaces: p.Namespaces, Labels: p.Labels,
 		Files: p.Files, CgroupParent: p.Cgroup, Handler: p.Handler,
 	})
 	if err != nil {

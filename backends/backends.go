@@ -126,8 +126,9 @@ type FilesRequest struct {
 	DNS      *runtime.DNSConfig // nil: the node's resolv.conf
 	HostIPC  bool               // then /dev/shm is the node's
 	// User: they belong to the root of this user namespace. nil: to the node's.
-	User    *messages.UserNamespace
-	ShmSize int64 // bytes; 0: 64 MiB
+	User       *messages.UserNamespace
+	ShmSize    int64  // bytes; 0: 64 MiB
+	MountLabel string // SELinux label of them; empty: none
 }
 
 // PodFiles are the host paths to mount into containers.
@@ -178,6 +179,18 @@ type Bundles interface {
 	// builds the OCI runtime spec and writes it.
 	Write(ctx context.Context, r BundleRequest) (Bundle, error)
 	Remove(ctx context.Context, pod, container string) error
+	// Labels gives the SELinux labels of a container, empty where SELinux is
+	// off. The first call for a pod takes a level for it that no other pod of
+	// the node has; it is held until Release.
+	Labels(ctx context.Context, r LabelRequest) (messages.Labels, error)
+	Release(ctx context.Context, pod string) error
+}
+
+// LabelRequest names what is to be labelled.
+type LabelRequest struct {
+	Pod       string
+	PodConfig *runtime.PodSandboxConfig
+	Config    *runtime.ContainerConfig // nil: the pod itself and its pause process
 }
 
 // BundleRequest is all a spec is made from.
@@ -188,6 +201,7 @@ type BundleRequest struct {
 	Image          messages.ImageConfig
 	Rootfs         string // empty for the pause process
 	Namespaces     messages.Namespaces
+	Labels         messages.Labels
 	TargetPIDNS    string // path of the PID namespace to share when the mode is TARGET
 	Files          PodFiles
 	CgroupParent   string

@@ -41,6 +41,12 @@ type Namespaces struct {
 	User    string `json:"user,omitempty"` // owns the network, IPC and UTS namespaces beside it
 }
 
+// Labels are SELinux labels; empty: none.
+type Labels struct {
+	Process string `json:"process,omitempty"`
+	Mount   string `json:"mount,omitempty"` // of the files
+}
+
 // Edge is one change of state, for the timeline.
 type Edge struct {
 	At       time.Time     `json:"at"`

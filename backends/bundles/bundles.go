@@ -43,6 +43,7 @@ type Config struct {
 	CgroupManager             string   // Cgroupfs (or "") or Systemd
 	AdditionalDevices         []string // "/dev/a[:/dev/b[:rwm]]", in every container
 	HostnetworkDisableSELinux bool     // no SELinux confinement with host network
+	DisableSELinux            bool     // nothing is labelled, also where SELinux is on
 	Log                       *slog.Logger
 }
 
@@ -53,6 +54,7 @@ type Backend struct {
 	node     node
 	defaults defaults
 	looks    singleflight.Group // at mount sources, by path
+	levels   levels
 }
 
 // defaults is the configuration, parsed.
@@ -96,7 +98,7 @@ func newOn(n node, c Config) (*Backend, error) {
 	if c.CgroupManager != Cgroupfs && c.CgroupManager != Systemd {
 		return nil, messages.Errorf(messages.Invalid, "cgroup_manager %q: must be %s or %s", c.CgroupManager, Cgroupfs, Systemd)
 	}
-	b := &Backend{config: c, log: c.Log, node: n}
+	b := &Backend{config: c, log: c.Log, node: n, levels: levels{dir: filepath.Join(c.Root, "selinux")}}
 	if err := b.parse(); err != nil {
 		return nil, fmt.Errorf("bundles: %w", err)
 	}

@@ -236,14 +236,3 @@ func TestACgroupNamespaceIsMadeOnV2(t *testing.T) {
 		t.Error("one for a privileged container")
 	}
 }
-
-func TestAllContainersOfAPodHaveOneSELinuxLevel(t *testing.T) {
-	pod := "0123"
-	level := labelOptions(pod, nil, nil)
-	equal(t, "again", labelOptions(pod, nil, nil), level)
-	if len(level) != 1 || !strings.HasPrefix(level[0], "level:s0:c") {
-		t.Error(level)
-	}
-	equal(t, "own", labelOptions(pod, &runtime.SELinuxOption{Type: "t", Level: "s0:c1,c2"}, &runtime.SELinuxOption{Level: "s1"}), []string{"type:t", "level:s0:c1,c2"})
-	equal(t, "the pod's", labelOptions(pod, nil, &runtime.SELinuxOption{User: "u", Level: "s1"}), []string{"user:u", "level:s1"})
-}

@@ -105,7 +105,10 @@ func (b *Backend) Held(ctx context.Context) ([]backends.Held, error) {
 	if err != nil {
 		return nil, err
 	}
-	var held []backends.Held
+	held, err := b.levels.held()
+	if err != nil {
+		return nil, err
+	}
 	for _, pod := range pods {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -136,6 +139,9 @@ func holds(dir string) bool {
 // Drop removes a bundle that nobody owns, and the pod's directories with it
 // when nothing else is in them: a pod that lives has its record there.
 func (b *Backend) Drop(ctx context.Context, h backends.Held) error {
+	if h.Kind == levelKind {
+		return b.dropLevel(ctx, h)
+	}
 	container := h.Container
 	if container == "" {
 		container = h.Pod

@@ -134,6 +134,20 @@ func bundlesRefuse(t *testing.T, new func(t *testing.T) BundlesHarness) {
 			wantNothingHeld(t, h.Bundles, pod)
 		})
 	}
+	t.Run("LabelsAreAPodsUntilTheirRelease", func(t *testing.T) {
+		h, pod := new(t), ID(t)
+		r := backends.LabelRequest{Pod: pod, PodConfig: h.request(t, pod, ID(t)).PodConfig}
+		first, err := h.Bundles.Labels(context30s(t), r)
+		must(t, err)
+		second, err := h.Bundles.Labels(context30s(t), r)
+		must(t, err)
+		if first != second {
+			t.Errorf("first %+v, then %+v", first, second)
+		}
+		must(t, h.Bundles.Release(context30s(t), pod))
+		must(t, h.Bundles.Release(context30s(t), pod))
+		wantNothingHeld(t, h.Bundles, pod)
+	})
 	t.Run("AContextThatHasEndedEndsTheCall", func(t *testing.T) {
 		h, pod := new(t), ID(t)
 		r := h.request(t, pod, ID(t))

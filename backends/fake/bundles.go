@@ -151,3 +151,11 @@ func (n *Node) heldBundles() (held []backends.Held) {
 func (b bundlesBackend) Drop(ctx context.Context, h backends.Held) error {
 	return b.Remove(ctx, h.Pod, h.Container)
 }
+
+// Labels: SELinux is off on this node, so there are none.
+func (b bundlesBackend) Labels(ctx context.Context, _ backends.LabelRequest) (messages.Labels, error) {
+	return messages.Labels{}, ctx.Err()
+}
+
+// Release has nothing to give back.
+func (b bundlesBackend) Release(ctx context.Context, _ string) error { return ctx.Err() }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/opencontainers/selinux/go-selinux/label"
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
 	"golang.org/x/sys/unix"
@@ -80,10 +81,15 @@ func (b *Backend) Make(ctx context.Context, r backends.FilesRequest) (backends.P
 	}
 	own := []string{made.ResolvConf, made.Hostname}
 	if !r.HostIPC {
-		if made.Shm, err = b.mountShm(r.Pod, r.ShmSize); err != nil {
+		if made.Shm, err = b.mountShm(r.Pod, r.ShmSize, r.MountLabel); err != nil {
 			return none, err
 		}
 		own = append(own, made.Shm)
+	}
+	for _, path := range []string{made.ResolvConf, made.Hostname} {
+		if err := label.SetFileLabel(path, r.MountLabel); err != nil {
+			return none, fmt.Errorf("SELinux label of %s: %w", path, err)
+		}
 	}
 	return made, giveTo(r.User, own)
 }

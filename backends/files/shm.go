@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/opencontainers/selinux/go-selinux/label"
 	"github.com/troupe-run/troupe/messages"
 	"golang.org/x/sys/unix"
 )
@@ -16,7 +17,7 @@ const defaultShmSize = 64 << 20
 
 // mountShm mounts a tmpfs for the pod's /dev/shm. One that is there already is
 // kept with what is in it, and gets the size asked for.
-func (b *Backend) mountShm(pod string, size int64) (string, error) {
+func (b *Backend) mountShm(pod string, size int64, mountLabel string) (string, error) {
 	if size < 0 {
 		return "", messages.Errorf(messages.Invalid, "size of /dev/shm: %d bytes is negative", size)
 	}
@@ -41,10 +42,13 @@ func (b *Backend) mountShm(pod string, size int64) (string, error) {
 		return "", err
 	}
 	flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC)
+	data := fmt.Sprintf("mode=1777,size=%d", size)
 	if mounted {
-		flags |= unix.MS_REMOUNT
+		flags |= unix.MS_REMOUNT // the label stays
+	} else {
+		data = label.FormatMountLabel(data, mountLabel)
 	}
-	if err := unix.Mount("shm", path, "tmpfs", flags, fmt.Sprintf("mode=1777,size=%d", size)); err != nil {
+	if err := unix.Mount("shm", path, "tmpfs", flags, data); err != nil {
 		if !mounted {
 			_ = os.Remove(path)
 		}

@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
@@ -26,23 +27,41 @@ import (
 // Config says where the pins are.
 type Config struct {
 	Dir string // e.g. /run/troupe/ns; made when absent
-	Log *slog.Logger
+	// DefaultSysctls ("name=value") are set in every pod that has the
+	// namespace they belong to of its own, and does not set them itself.
+	DefaultSysctls []string
+	Log            *slog.Logger
 }
 
 // Backend implements backends.Namespaces on the kernel. It needs root.
 type Backend struct {
-	dir string
-	log *slog.Logger
+	dir      string
+	defaults []setting
+	log      *slog.Logger
 }
 
 var _ backends.Namespaces = (*Backend)(nil)
 
-// New touches nothing yet: the directories are made by the first Pin.
-func New(c Config) *Backend {
+// New touches nothing yet: the directories are made by the first Pin. A default
+// sysctl that no pod could have is an error of kind Invalid.
+func New(c Config) (*Backend, error) {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	return &Backend{dir: c.Dir, log: c.Log}
+	b := &Backend{dir: c.Dir, log: c.Log}
+	all := backends.NamespaceRequest{Network: true, IPC: true, UTS: true, Sysctls: map[string]string{}}
+	for _, text := range c.DefaultSysctls {
+		name, value, ok := strings.Cut(text, "=")
+		if !ok {
+			return nil, messages.Errorf(messages.Invalid, "default_sysctls: %q: must be name=value", text)
+		}
+		all.Sysctls[strings.TrimSpace(name)] = strings.TrimSpace(value)
+	}
+	var err error
+	if b.defaults, err = planSysctls(all); err != nil {
+		return nil, fmt.Errorf("default_sysctls: %w", err)
+	}
+	return b, nil
 }
 
 // kind is one sort of namespace a pod can have of its own.
@@ -79,6 +98,7 @@ func (b *Backend) Pin(ctx context.Context, r backends.NamespaceRequest) (message
 	if err != nil {
 		return none, err
 	}
+	settings = append(b.defaultsFor(r, settings), settings...)
 	if r.UTS && len(r.Hostname) > maxHostname {
 		return none, messages.Errorf(messages.Invalid, "hostname %q: longer than %d bytes", r.Hostname, maxHostname)
 	}

@@ -16,9 +16,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func backend(t *testing.T) (*namespaces.Backend, string) {
+func backend(t *testing.T, defaults ...string) (*namespaces.Backend, string) {
 	dir := t.TempDir()
-	b := namespaces.New(namespaces.Config{Dir: dir})
+	b, err := namespaces.New(namespaces.Config{Dir: dir, DefaultSysctls: defaults})
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		held, err := b.Held(context.Background())
 		if err != nil {
@@ -208,5 +211,30 @@ func TestAValueTheKernelRefusesIsInvalid(t *testing.T) {
 	})
 	if messages.KindOf(err) != messages.Invalid || err == nil || !strings.Contains(err.Error(), "banana") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestDefaultSysctlsAreSetWhereThePodHasTheNamespaceAndDoesNotSetThem(t *testing.T) {
+	b, _ := backend(t, "net.ipv4.ip_unprivileged_port_start=81", "net/ipv4/ip_default_ttl=33", "kernel.msgmax = 1111", "net.ipv4.ping_group_range=1 0x")
+	r := backends.NamespaceRequest{Pod: conformance.ID(t), Network: true, IPC: true, UTS: true, Sysctls: map[string]string{"net.ipv4.ip_default_ttl": "44"}}
+	n, err := b.Pin(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := in(t, n, "cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start", "/proc/sys/net/ipv4/ip_default_ttl", "/proc/sys/kernel/msgmax")
+	if got != "81\n44\n1111" {
+		t.Errorf("they are %q", got)
+	}
+	// One of a namespace that the pod shares with the node is left out.
+	if _, err := b.Pin(t.Context(), backends.NamespaceRequest{Pod: conformance.ID(t), IPC: true, UTS: true}); err != nil {
+		t.Error(err)
+	}
+	if read(t, "/proc/sys/net/ipv4/ip_default_ttl") == "33" {
+		t.Error("the node's own was changed")
+	}
+	for _, bad := range []string{"vm.swappiness=1", "net.ipv4.ip_forward", "kernel.hostname=x"} {
+		if _, err := namespaces.New(namespaces.Config{Dir: t.TempDir(), DefaultSysctls: []string{bad}}); err == nil || messages.KindOf(err) != messages.Invalid {
+			t.Errorf("%s: %v", bad, err)
+		}
 	}
 }

@@ -18,6 +18,7 @@ import (
 type setting struct {
 	name, path, value string
 	ipc               bool // of the IPC namespace
+	byDefault         bool // the configuration's, not the pod's
 }
 
 // planSysctls refuses, before anything is made, every sysctl that would change
@@ -43,6 +44,20 @@ func planSysctls(r backends.NamespaceRequest) ([]setting, error) {
 	// One order, so that two pods with the same sysctls fail at the same one.
 	slices.SortFunc(settings, func(a, b setting) int { return strings.Compare(a.name, b.name) })
 	return settings, nil
+}
+
+// defaultsFor are the configured sysctls that concern the pod: those of
+// namespaces of its own that it does not set itself.
+func (b *Backend) defaultsFor(r backends.NamespaceRequest, own []setting) []setting {
+	var chosen []setting
+	for _, d := range b.defaults {
+		overridden := slices.ContainsFunc(own, func(s setting) bool { return s.path == d.path })
+		if has := d.ipc && r.IPC || !d.ipc && r.Network; has && !overridden {
+			d.byDefault = true
+			chosen = append(chosen, d)
+		}
+	}
+	return chosen
 }
 
 // splitSysctl reads a name as sysctl(8) does: the first separator, '.' or '/',

@@ -72,7 +72,14 @@ func (b *Backend) makeHere(wanted []kind, r backends.NamespaceRequest, settings 
 		}
 	}
 	for _, s := range settings {
-		if err := s.writeAs(r.User); err != nil {
+		err := s.writeAs(r.User)
+		if err != nil && s.byDefault {
+			// A pod is worth more than a default that its namespace refuses,
+			// like net.ipv4.ping_group_range with groups it does not map.
+			b.log.Warn("a default sysctl is not set in this pod", "pod", r.Pod, "sysctl", s.name, "error", err)
+			continue
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -87,7 +87,11 @@ func (m *machine) fill(c *config.Config, log *slog.Logger) (err error) {
 		ConfDir: c.Network.Dir, PluginDirs: c.UsePluginDirs(), DefaultNetwork: c.Network.Default,
 		CacheDir: filepath.Join(c.Troupe.Root, "cni"), Log: of("cni"),
 	})
-	m.Namespaces = namespaces.New(namespaces.Config{Dir: filepath.Join(c.Troupe.Run, "ns"), Log: of("namespaces")})
+	if m.Namespaces, err = namespaces.New(namespaces.Config{
+		Dir: filepath.Join(c.Troupe.Run, "ns"), DefaultSysctls: c.Runtime.DefaultSysctls, Log: of("namespaces"),
+	}); err != nil {
+		return err
+	}
 	m.Files = files.New(files.Config{Root: c.Troupe.Root, Run: c.Troupe.Run, Log: of("files")})
 	records := journal.New(journal.Config{Root: c.Troupe.Root, Log: of("journal")})
 	m.Journal, m.closers = records, append(m.closers, records.Close)
@@ -126,6 +130,7 @@ func bundlesConfig(c *config.Config, log *slog.Logger) bundles.Config {
 		CgroupManager:             c.UseCgroupManager(),
 		AdditionalDevices:         c.Runtime.Devices,
 		HostnetworkDisableSELinux: c.Runtime.HostNetNoSELinux,
+		DisableSELinux:            !c.Runtime.SELinux,
 		Log:                       log,
 	}
 }

@@ -48,10 +48,12 @@ type Runtime struct {
 	DefaultCapabilities []string
 	DefaultUlimits      []string // name=soft:hard
 	DefaultEnv          []string // name=value
+	DefaultSysctls      []string // name=value
 	SeccompProfile      string   // path, "unconfined", or empty: the built-in profile
 	PrivilegedSeccomp   string   // path, "unconfined", or empty: none
 	AppArmorProfile     string   // name of a loaded profile; empty: none
 	HostNetNoSELinux    bool
+	SELinux             bool     // false: nothing is labelled
 	Devices             []string // path[:path[:rwm]]
 	PidsLimit           int      // ≤ 0: none
 	LogLevel, LogFilter string

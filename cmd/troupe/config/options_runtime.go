@@ -4,7 +4,7 @@ const (
 	notYet       = "not yet"
 	notNeeded    = "not needed: troupe-monitor is the parent of all containers"
 	kubeletSays  = "the kubelet says it for each container"
-	userNSByKube = "user namespaces come from the kubelet, not there yet"
+	userNSByKube = "the kubelet chooses the mapping of each pod (hostUsers: false)"
 )
 
 var runtimeOptions = []Option{
@@ -19,6 +19,8 @@ var runtimeOptions = []Option{
 		"Capabilities of a container that does not add or drop any.", check(capabilities)),
 	honoured("crio.runtime.default_ulimits", []string{}, func(c *Config) *[]string { return &c.Runtime.DefaultUlimits },
 		"Limits of every container, name=soft:hard, like nofile=1024:2048.", check(ulimits)),
+	honoured("crio.runtime.default_sysctls", []string{}, func(c *Config) *[]string { return &c.Runtime.DefaultSysctls },
+		"Sysctls of every pod, name=value, where it has the namespace of its own; the pod's own win.", pairs),
 	honoured("crio.runtime.default_env", []string{}, func(c *Config) *[]string { return &c.Runtime.DefaultEnv },
 		"Environment of every container, name=value; the image's and the kubelet's win.", pairs),
 	honoured("crio.runtime.seccomp_profile", "", func(c *Config) *string { return &c.Runtime.SeccompProfile },
@@ -29,6 +31,8 @@ var runtimeOptions = []Option{
 		"The AppArmor profile behind RuntimeDefault. troupe-default is loaded at start and on SIGHUP; another must be loaded. unconfined: none."),
 	honoured("crio.runtime.hostnetwork_disable_selinux", true, func(c *Config) *bool { return &c.Runtime.HostNetNoSELinux },
 		"No SELinux confinement for pods in the host's network."),
+	honoured("crio.runtime.selinux", true, func(c *Config) *bool { return &c.Runtime.SELinux },
+		"Label containers where SELinux is on, each pod with a level of its own. (CRI-O's default is false.)"),
 	honoured("crio.runtime.additional_devices", []string{}, func(c *Config) *[]string { return &c.Runtime.Devices },
 		"Devices of every container: /dev/on-node:/dev/in-container:rwm."),
 	honoured("crio.runtime.pids_limit", -1, func(c *Config) *int { return &c.Runtime.PidsLimit },
@@ -39,7 +43,6 @@ var runtimeOptions = []Option{
 	honoured("crio.runtime.log_filter", "", func(c *Config) *string { return &c.Runtime.LogFilter },
 		"Only log messages that match this regular expression; warnings and errors always.", live, check(pattern)),
 
-	known("crio.runtime.default_sysctls", []string{}, notYet),
 	known("crio.runtime.read_only", false, notYet),
 	known("crio.runtime.absent_mount_sources_to_reject", []string{}, notYet),
 	known("crio.runtime.add_inheritable_capabilities", false, "never: the inheritable set stays empty (CVE-2022-27652)"),
@@ -49,7 +52,6 @@ var runtimeOptions = []Option{
 	known("crio.runtime.conmon_cgroup", "", notNeeded),
 	known("crio.runtime.conmon_env", []string{}, notNeeded),
 	known("crio.runtime.pinns_path", "", "not needed: the daemon pins namespaces itself"),
-	known("crio.runtime.selinux", false, "the labels the kubelet gives are applied when SELinux is on"),
 	known("crio.runtime.seccomp_use_default_when_empty", false, "the kubelet's --seccomp-default decides"),
 	known("crio.runtime.blockio_config_file", "", notYet),
 	known("crio.runtime.blockio_reload", false, notYet),
