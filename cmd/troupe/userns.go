@@ -31,11 +31,12 @@ func canMapUsers(roots *rootfs.Rootfs, c *config.Config, log *slog.Logger) bool 
 	return err == nil
 }
 
-// withUserNamespaces advertises them, also together with the host's network:
-// the root file system and the namespaces are ours for every handler.
-func withUserNamespaces(c cri.Config, mapped bool) cri.Config {
-	for i := range c.Handlers {
-		c.Handlers[i].UserNamespaces = mapped
+// withUserNamespaces advertises them for the built-in handlers, also together
+// with the host's network. A runtime binary must be able to shift volumes too.
+func withUserNamespaces(c cri.Config, handlers map[string]*config.Handler, mapped bool) cri.Config {
+	for i, h := range c.Handlers {
+		builtin := handlers[h.Name] != nil && handlers[h.Name].Type == config.TypeLibcontainer
+		c.Handlers[i].UserNamespaces = mapped && (builtin || h.UserNamespaces)
 	}
 	c.Features.UserNamespacesHostNetwork = mapped
 	return c
