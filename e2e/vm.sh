@@ -16,7 +16,7 @@ PARTS=(cgroups namespaces rootfs bundles stats monitor e2e vm)
 arguments() {
   case $1 in
     monitor) echo "-test.skip FiftyRuns|TwentyContainers|CappedAt16MiB" ;;
-    e2e) echo "-test.run ^Test(ResourcesAreInTheCgroup|AContainerOutOfMemoryIsReportedOOMKilled|PodsSurviveTheDaemonsDeath)$" ;;
+    e2e) echo "-test.run ^Test(ResourcesAreInTheCgroup|AContainerOutOfMemoryIsReportedOOMKilled|PodsSurviveTheDaemonsDeath|APodInAUserNamespace|AUserNamespaceSurvivesTheDaemonsDeath|AUserNamespaceWithTheNodesNetwork|MasksAndReadOnlyPathsHold)$" ;;
     *) ;;
   esac
 }
