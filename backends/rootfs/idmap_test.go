@@ -18,12 +18,12 @@ import (
 // userNS is a user namespace with a process in it.
 func userNS(t *testing.T) (*messages.UserNamespace, int) {
 	u := &messages.UserNamespace{UIDs: messages.IDRange{Host: 165536, Length: 65536}, GIDs: messages.IDRange{Host: 265536, Length: 65536}}
-	cmd := exec.Command("sleep", "1000")
+	// No Pdeathsig: it is tied to a thread, and threads end here.
+	cmd := exec.Command("sleep", "300")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  unix.CLONE_NEWUSER,
 		UidMappings: []syscall.SysProcIDMap{{HostID: int(u.UIDs.Host), Size: int(u.UIDs.Length)}},
 		GidMappings: []syscall.SysProcIDMap{{HostID: int(u.GIDs.Host), Size: int(u.GIDs.Length)}},
-		Pdeathsig:   unix.SIGKILL,
 	}
 	ok(t, cmd.Start())
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
