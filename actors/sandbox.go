@@ -265,7 +265,7 @@ func (s *sandbox) onRun(ctx actor.Context, m messages.RunPod) {
 			panic(err) // it came out of the same library a moment ago
 		}
 		s.conf = conf
-		s.plan = podPlan{ID: s.id, Config: m.Config, Handler: m.Handler, CreatedAt: s.env.Clock.Now()}
+		s.plan = podPlan{ID: s.id, Config: m.Config, Handler: m.Handler, ShmSize: m.ShmSize, CreatedAt: s.env.Clock.Now()}
 		s.running.join(ctx.Sender())
 		s.become(messages.PodStarting, "")
 		s.forth()

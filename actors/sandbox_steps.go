@@ -40,6 +40,7 @@ type podPlan struct {
 	IPs        []string                  `json:"ips,omitempty"`
 	Files      backends.PodFiles         `json:"files"`
 	Cgroup     string                    `json:"cgroup,omitempty"`
+	ShmSize    int64                     `json:"shmSize,omitempty"`
 	PausePid   int                       `json:"pausePid,omitempty"`
 	Children   []string                  `json:"children,omitempty"` // with a record, when one without was found
 }
@@ -64,7 +65,7 @@ func removeCgroup(ctx context.Context, n *backends.Node, p *podPlan) error {
 func makeFiles(ctx context.Context, n *backends.Node, p *podPlan) (err error) {
 	p.Files, err = n.Files.Make(ctx, backends.FilesRequest{
 		Pod: p.ID, Hostname: p.Config.GetHostname(), DNS: p.Config.GetDnsConfig(),
-		HostIPC: p.options().GetIpc() == runtime.NamespaceMode_NODE,
+		HostIPC: p.options().GetIpc() == runtime.NamespaceMode_NODE, ShmSize: p.ShmSize,
 	})
 	return err
 }
@@ -129,7 +130,7 @@ func stopPause(ctx context.Context, n *backends.Node, p *podPlan) error {
 // the pod's network and namespaces go.
 func dropStrays(ctx context.Context, n *backends.Node, p *podPlan) error {
 	var errs []error
-	for _, holder := range []backends.Holder{n.Runtime, n.Bundles, n.Rootfs} {
+	for _, holder := range []backends.Holder{n.Runtime, n.Bundles, n.Volumes, n.Rootfs} {
 		held, err := holder.Held(ctx)
 		errs = append(errs, err)
 		for _, h := range held {

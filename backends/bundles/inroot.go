@@ -57,12 +57,19 @@ func readInRoot(rootfs, name string) ([]byte, error) {
 // directory. What a mount will cover is left to the mount, and a root file
 // system that cannot be written to is left as it is.
 func (b *bundle) directories() error {
-	for _, volume := range b.r.Image.Volumes {
+	for _, volume := range b.volumesInRoot() {
 		if err := b.makeInRoot("image volume", path.Join("/", volume)); err != nil {
 			return err
 		}
 	}
 	return b.makeInRoot("working directory", b.spec.Process.Cwd)
+}
+
+func (b *bundle) volumesInRoot() []string {
+	if mode := b.config.ImageVolumes; mode != "" && mode != "mkdir" {
+		return nil
+	}
+	return b.r.Image.Volumes
 }
 
 func (b *bundle) makeInRoot(what, dir string) error {

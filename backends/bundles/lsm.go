@@ -105,7 +105,8 @@ func (b *bundle) selinux() error {
 	selinux.ReleaseLabel(process)
 	b.spec.Process.SelinuxLabel = process
 	b.spec.Linux.MountLabel = mount
-	return b.relabel(mount)
+	b.relabel(mount)
+	return nil
 }
 
 // labelOptions takes the container's options before its pod's. A level that
@@ -140,25 +141,6 @@ func levelOf(pod string) string {
 		high++
 	}
 	return fmt.Sprintf("s0:c%d,c%d", min(low, high), max(low, high))
-}
-
-// relabel gives the sources of mounts that ask for it the container's label.
-// It walks whole volumes, so it is given up when the caller's time ends and
-// goes on by itself; a retry joins it.
-func (b *bundle) relabel(mountLabel string) error {
-	for _, m := range b.r.Config.GetMounts() {
-		if !m.GetSelinuxRelabel() || mountLabel == "" {
-			continue
-		}
-		path := m.GetHostPath()
-		_, err := b.join(b.ctx, "relabel "+mountLabel+" "+path, func() (any, error) {
-			return nil, label.Relabel(path, mountLabel, false)
-		})
-		if err != nil {
-			return fmt.Errorf("mount %s: relabelling %s for SELinux: %w", m.GetContainerPath(), path, err)
-		}
-	}
-	return nil
 }
 
 // join runs slow work on the node that cannot be interrupted: the caller's

@@ -2,12 +2,14 @@ package bundles
 
 import (
 	"cmp"
+	"maps"
 	"path"
 	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/troupe-run/troupe/messages"
+	"golang.org/x/sys/unix"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -19,7 +21,7 @@ func (b *bundle) mounts() error {
 	if err != nil {
 		return err
 	}
-	for _, m := range b.defaultMounts() {
+	for _, m := range append(b.defaultMounts(), b.anonymousVolumes()...) {
 		covered := slices.ContainsFunc(asked, func(own specs.Mount) bool { return below(m.Destination, own.Destination) })
 		if !covered {
 			b.spec.Mounts = append(b.spec.Mounts, m)
@@ -75,15 +77,37 @@ func (b *bundle) podFiles() []specs.Mount {
 	return mounts
 }
 
-// askedMounts are the mounts of the request.
+// anonymousVolumes are directories for the VOLUMEs of the image, where the node
+// is set to make such (image_volumes = "bind").
+func (b *bundle) anonymousVolumes() []specs.Mount {
+	var mounts []specs.Mount
+	for _, at := range slices.Sorted(maps.Keys(b.r.Volumes.Anonymous)) {
+		mounts = append(mounts, specs.Mount{
+			Destination: at, Type: "bind", Source: b.r.Volumes.Anonymous[at], Options: []string{"rbind", "rprivate", "rw", "nosuid", "nodev"},
+		})
+	}
+	return mounts
+}
+
+// askedMounts are the mounts of the request. Of two on one path the later one
+// would hide the other (the kubelet's termination log and a user's volume): only
+// that one is made.
 func (b *bundle) askedMounts() ([]specs.Mount, error) {
 	var mounts []specs.Mount
+	images := b.r.Volumes.Images
 	for _, m := range b.r.Config.GetMounts() {
-		own, err := b.askedMount(m)
+		source := ""
+		if m.GetImage().GetImage() != "" {
+			if len(images) == 0 {
+				return nil, messages.Errorf(messages.Internal, "mount %s: image %s was not mounted for it", m.GetContainerPath(), m.GetImage().GetImage())
+			}
+			source, images = images[0], images[1:]
+		}
+		own, err := b.askedMount(m, source)
 		if err != nil {
 			return nil, err
 		}
-		mounts = append(mounts, own)
+		mounts = append(slices.DeleteFunc(mounts, func(o specs.Mount) bool { return o.Destination == own.Destination }), own)
 	}
 	slices.SortStableFunc(mounts, func(x, y specs.Mount) int { return cmp.Compare(depth(x.Destination), depth(y.Destination)) })
 	return mounts, nil
@@ -91,20 +115,24 @@ func (b *bundle) askedMounts() ([]specs.Mount, error) {
 
 func depth(p string) int { return strings.Count(strings.TrimSuffix(p, "/"), "/") }
 
-func (b *bundle) askedMount(m *runtime.Mount) (specs.Mount, error) {
+// askedMount is one of them; image is where its image is mounted, if it has one.
+func (b *bundle) askedMount(m *runtime.Mount, image string) (specs.Mount, error) {
 	at := m.GetContainerPath()
 	switch destination := path.Clean(at); {
 	case !path.IsAbs(at) || destination == "/":
 		return specs.Mount{}, messages.Errorf(messages.Invalid, "mount %q: container_path must be an absolute path below /", at)
-	case m.GetImage().GetImage() != "":
-		return specs.Mount{}, messages.Errorf(messages.Unsupported, "mount %s: image volumes are not supported yet", at)
 	case len(m.GetUidMappings())+len(m.GetGidMappings()) > 0:
 		return specs.Mount{}, messages.Errorf(messages.Unsupported, "mount %s: id-mapped mounts are not supported yet", at)
+	case image != "":
+		return b.imageMount(m, image)
 	case !path.IsAbs(m.GetHostPath()):
 		return specs.Mount{}, messages.Errorf(messages.Invalid, "mount %s: host_path %q: must be an absolute path", at, m.GetHostPath())
 	}
 	source, err := b.lookAt(b.ctx, at, m.GetHostPath())
 	if err != nil {
+		return specs.Mount{}, err
+	}
+	if err := checkOverProc(at, source); err != nil {
 		return specs.Mount{}, err
 	}
 	options, err := b.mountOptions(m, source)
@@ -114,9 +142,71 @@ func (b *bundle) askedMount(m *runtime.Mount) (specs.Mount, error) {
 	return specs.Mount{Destination: path.Clean(at), Type: "bind", Source: source, Options: options}, nil
 }
 
+// imageMount is an image, or a part of it: "per feature definition readonly"
+// (cri-api, Mount.image). There is nothing to propagate.
+func (b *bundle) imageMount(m *runtime.Mount, source string) (specs.Mount, error) {
+	at := path.Clean(m.GetContainerPath())
+	if err := checkOverProc(at, source); err != nil {
+		return specs.Mount{}, err
+	}
+	extra, err := b.extra(m)
+	if err != nil {
+		return specs.Mount{}, err
+	}
+	options := append([]string{"rbind", "rprivate", "ro", "nosuid", "nodev"}, extra...)
+	return specs.Mount{Destination: at, Type: "bind", Source: source, Options: unique(options)}, nil
+}
+
+// overProc are the files of /proc that tools like lxcfs replace. Nothing else
+// may be mounted there: the runtime writes labels and sysctls through /proc,
+// and a fake file would catch them (CVE-2019-16884, CVE-2025-52881).
+var overProc = []string{
+	"/proc/cpuinfo", "/proc/diskstats", "/proc/loadavg", "/proc/meminfo", "/proc/net/dev", "/proc/slabinfo", "/proc/stat",
+	"/proc/swaps", "/proc/sys/kernel/ns_last_pid", "/proc/sys/crypto/fips_enabled", "/proc/uptime",
+}
+
+// checkOverProc refuses what a runtime would refuse later, with more words. A
+// /proc itself may come from the node, as in pods that watch over it.
+func checkOverProc(at, source string) error {
+	at = path.Clean(at)
+	if !below(at, "/proc") || slices.Contains(overProc, at) {
+		return nil
+	}
+	if at == "/proc" {
+		var st unix.Statfs_t
+		if err := unix.Statfs(source, &st); err == nil && st.Type == unix.PROC_SUPER_MAGIC {
+			return nil
+		}
+		return messages.Errorf(messages.Invalid, "mount %s: %s is not a proc file system, and nothing else may be mounted there", at, source)
+	}
+	return messages.Errorf(messages.Invalid, "mount %s: nothing may be mounted below /proc but %s", at, strings.Join(overProc, ", "))
+}
+
 // extraOptions are those a caller may add (cri-api, Mount.mount_options): they
 // can only take rights away.
 var extraOptions = []string{"noexec", "nodev", "nosuid", "noatime", "nodiratime", "relatime"}
+
+// extra checks them. A bind mount brings what is mounted below its source, and
+// the plain option reaches only the top: where the kernel can (5.12), the OCI
+// runtime is asked for the recursive one as well.
+func (b *bundle) extra(m *runtime.Mount) ([]string, error) {
+	var options []string
+	for _, o := range m.GetMountOptions() {
+		if !slices.Contains(extraOptions, o) {
+			return nil, messages.Errorf(messages.Invalid, "mount %s: mount_options: %q: must be one of %s", m.GetContainerPath(), o, strings.Join(extraOptions, ", "))
+		}
+		options = append(options, o)
+		if b.recursive() && strings.HasPrefix(o, "no") && !strings.HasSuffix(o, "time") {
+			options = append(options, "r"+o)
+		}
+	}
+	return options, nil
+}
+
+// recursive says whether an attribute can be set on a mount and all below it.
+func (b *bundle) recursive() bool {
+	return b.node.rro && !b.config.Handlers[b.r.Handler].NoRecursiveReadOnly
+}
 
 func (b *bundle) mountOptions(m *runtime.Mount, source string) ([]string, error) {
 	at := m.GetContainerPath()
@@ -129,8 +219,8 @@ func (b *bundle) mountOptions(m *runtime.Mount, source string) ([]string, error)
 	switch {
 	case m.GetRecursiveReadOnly() && (!m.GetReadonly() || m.GetPropagation() != runtime.MountPropagation_PROPAGATION_PRIVATE):
 		return nil, messages.Errorf(messages.Invalid, "mount %s: recursive_read_only needs readonly and private propagation", at)
-	case m.GetRecursiveReadOnly() && !b.node.rro:
-		return nil, messages.Errorf(messages.RROUnsupported, "mount %s: recursive_read_only needs Linux 5.12", at)
+	case m.GetRecursiveReadOnly() && !b.recursive():
+		return nil, messages.Errorf(messages.RROUnsupported, "mount %s: recursive_read_only needs Linux 5.12 and a runtime that knows rro; handler %q on this node has not both", at, b.r.Handler)
 	case m.GetRecursiveReadOnly():
 		options = append(options, "ro", "rro")
 	case m.GetReadonly():
@@ -138,13 +228,8 @@ func (b *bundle) mountOptions(m *runtime.Mount, source string) ([]string, error)
 	default:
 		options = append(options, "rw")
 	}
-	for _, extra := range m.GetMountOptions() {
-		if !slices.Contains(extraOptions, extra) {
-			return nil, messages.Errorf(messages.Invalid, "mount %s: mount_options: %q: must be one of %s", at, extra, strings.Join(extraOptions, ", "))
-		}
-		options = append(options, extra)
-	}
-	return options, nil
+	extra, err := b.extra(m)
+	return append(options, extra...), err
 }
 
 // propagation is the option for the mount; the root of the container has to
@@ -155,9 +240,13 @@ func (b *bundle) propagation(m *runtime.Mount, source string) (string, error) {
 	case runtime.MountPropagation_PROPAGATION_PRIVATE:
 		return "rprivate", nil
 	case runtime.MountPropagation_PROPAGATION_HOST_TO_CONTAINER:
-		if shared, slave, err := peers(source); err == nil && !shared && !slave {
-			b.log.Warn("the source of a mount is on a private mount: later mounts will not show in the container",
-				"mount", at, "source", source)
+		shared, slave, err := peers(source)
+		if err != nil {
+			return "", err
+		}
+		if !shared && !slave {
+			return "", messages.Errorf(messages.Invalid,
+				"mount %s: propagation is host-to-container, but %s is on a private mount, from which nothing propagates: run mount --make-rshared on it", at, source)
 		}
 		if b.spec.Linux.RootfsPropagation == "" {
 			b.spec.Linux.RootfsPropagation = "rslave"

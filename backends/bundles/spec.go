@@ -43,6 +43,7 @@ var containerParts = []part{
 	{"namespaces", (*bundle).namespaces},
 	{"mounts", (*bundle).mounts},
 	{"devices", (*bundle).devices},
+	{"CDI devices", (*bundle).cdiDevices},
 	{"resources", (*bundle).resources},
 	{"limits", (*bundle).limits},
 	{"seccomp", (*bundle).seccomp},
@@ -52,6 +53,7 @@ var containerParts = []part{
 	{"directories", (*bundle).directories},
 	{"log path", (*bundle).logPath},
 	{"stop signal", (*bundle).stopSignal},
+	{"hooks", (*bundle).ociHooks}, // they are chosen by all the others
 }
 
 // pauseParts make the spec of a pod's pause process.
