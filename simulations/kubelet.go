@@ -111,6 +111,9 @@ func (k *pod) life() {
 	w, p := k.w, k.p
 	p.sleep(w.between(0, w.spread()))
 	w.insist(p, 10*time.Minute, func() any { return messages.PullImage{Ref: k.image()} })
+	for _, m := range k.mounts() {
+		w.insist(p, 10*time.Minute, func() any { return messages.PullImage{Ref: m.Image.Image} })
+	}
 	k.run()
 	for c := range 1 + w.rng.IntN(2) {
 		k.container(fmt.Sprintf("c%d", c))
@@ -119,6 +122,15 @@ func (k *pod) life() {
 }
 
 func (k *pod) image() string { return fmt.Sprintf("registry.local/app-%d:1", k.n%5) }
+
+// mounts: some have another image as a volume.
+func (k *pod) mounts() []*runtime.Mount {
+	if k.n%4 != 1 {
+		return nil
+	}
+	image := fmt.Sprintf("registry.local/app-%d:1", (k.n+1)%5)
+	return []*runtime.Mount{{ContainerPath: "/models", Image: &runtime.ImageSpec{Image: image}, Readonly: true}}
+}
 
 func (k *pod) config() *runtime.PodSandboxConfig {
 	o := &runtime.NamespaceOption{Pid: runtime.NamespaceMode_CONTAINER}
@@ -194,7 +206,7 @@ func (k *pod) create(name string, attempt uint32) (string, bool) {
 	for {
 		v, err := k.w.ask(k.p, messages.CreateContainer{Pod: k.id, Config: &runtime.ContainerConfig{
 			Metadata: &runtime.ContainerMetadata{Name: name, Attempt: attempt}, Image: &runtime.ImageSpec{Image: k.image()},
-			Command: []string{"/bin/app"}, LogPath: name + ".log",
+			Command: []string{"/bin/app"}, LogPath: name + ".log", Mounts: k.mounts(),
 		}}, usualLimit)
 		if err == nil {
 			return v.(string), true
