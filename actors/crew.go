@@ -3,7 +3,9 @@ package actors
 import (
 	"context"
 	"fmt"
+	"maps"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -99,8 +101,8 @@ func (c *crew) fired(m tick) {
 
 // cancel ends the contexts of all jobs under way; their outcomes still come.
 func (c *crew) cancel() {
-	for _, b := range c.busy {
-		b.cancel()
+	for _, attempt := range slices.Sorted(maps.Keys(c.busy)) { // in order, for the simulator
+		c.busy[attempt].cancel()
 	}
 }
 

@@ -331,6 +331,9 @@ func (s *sandbox) stuck(err error) {
 func (s *sandbox) gone() {
 	s.over = true
 	s.env.Index.dropPod(s.id)
+	for _, id := range s.env.Index.containerIDs(s.id) { // listed as recorded, when the pod's own record was lost
+		s.env.Index.dropContainer(id)
+	}
 	s.env.send(s.env.events, podChanged{pod: s.id, from: s.state, to: "", at: s.env.Clock.Now()})
 	s.env.send(s.env.nodePID, podGone{pod: s.id, callers: append(s.stopping, s.removing...), starters: s.running, err: s.first})
 	s.running, s.stopping, s.removing = nil, nil, nil

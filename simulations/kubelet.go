@@ -112,7 +112,9 @@ func (k *pod) life() {
 	p.sleep(w.between(0, w.spread()))
 	w.insist(p, 10*time.Minute, func() any { return messages.PullImage{Ref: k.image()} })
 	for _, m := range k.mounts() {
-		w.insist(p, 10*time.Minute, func() any { return messages.PullImage{Ref: m.Image.Image} })
+		if ref := m.GetImage().GetImage(); ref != "" {
+			w.insist(p, 10*time.Minute, func() any { return messages.PullImage{Ref: ref} })
+		}
 	}
 	k.run()
 	for c := range 1 + w.rng.IntN(2) {
@@ -123,9 +125,14 @@ func (k *pod) life() {
 
 func (k *pod) image() string { return fmt.Sprintf("registry.local/app-%d:1", k.n%5) }
 
-// mounts: some have another image as a volume.
+// mounts: some have another image as a volume, some a directory of the node
+// that needs a label first.
 func (k *pod) mounts() []*runtime.Mount {
-	if k.n%4 != 1 {
+	switch k.n % 4 {
+	case 1:
+	case 2:
+		return []*runtime.Mount{{ContainerPath: "/data", HostPath: fmt.Sprintf("/srv/%d", k.n), SelinuxRelabel: true}}
+	default:
 		return nil
 	}
 	image := fmt.Sprintf("registry.local/app-%d:1", (k.n+1)%5)

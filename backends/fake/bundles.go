@@ -98,6 +98,11 @@ func (n *Node) describe(k backends.Key, r backends.BundleRequest) backends.Bundl
 	if dir, file := r.PodConfig.GetLogDirectory(), r.Config.GetLogPath(); dir != "" && file != "" {
 		b.LogPath = path.Join(dir, file)
 	}
+	for _, m := range r.Config.GetMounts() {
+		if m.SelinuxRelabel { // this node has SELinux
+			b.Relabel = append(b.Relabel, backends.Relabel{Path: m.HostPath, Label: "system_u:object_r:container_file_t:s0"})
+		}
+	}
 	uid := r.Config.GetLinux().GetSecurityContext().GetRunAsUser().GetValue()
 	if name := r.Config.GetLinux().GetSecurityContext().GetRunAsUsername(); name != "" {
 		uid = int64(slices.Index(users, name))
