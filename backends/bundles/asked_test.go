@@ -273,7 +273,8 @@ func TestVolumesAreRelabelledWhenTheContainerIsHeldByALabel(t *testing.T) {
 	})
 	r := request(t)
 	r.Config.Mounts = []*runtime.Mount{
-		{ContainerPath: "/a", HostPath: "/srv/a", SelinuxRelabel: true}, {ContainerPath: "/b", HostPath: "/srv/b"},
+		{ContainerPath: "/a", HostPath: "/srv/a", SelinuxRelabel: true},
+		{ContainerPath: "/b", HostPath: "/srv/b"},
 		{ContainerPath: "/c", Image: &runtime.ImageSpec{Image: "x"}, SelinuxRelabel: true},
 	}
 	r.PodConfig.Annotations = map[string]string{"io.kubernetes.cri-o.TrySkipVolumeSELinuxLabel": "true"}
