@@ -7,7 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strings"
 
+	securejoin "github.com/cyphar/filepath-securejoin"
 	"github.com/cyphar/filepath-securejoin/pathrs-lite"
 	"github.com/troupe-run/troupe/messages"
 	"golang.org/x/sys/unix"
@@ -78,7 +80,12 @@ func (b *bundle) makeInRoot(what, dir string) error {
 			return nil
 		}
 	}
-	err := pathrs.MkdirAll(b.r.Rootfs, dir, os.FileMode(0o755))
+	// A link that leads nowhere leads to a directory that is made, inside the
+	// root as all it could mean. Whatever SecureJoin finds, MkdirAll is safe.
+	inside, err := securejoin.SecureJoin(b.r.Rootfs, dir)
+	if err == nil {
+		err = pathrs.MkdirAll(b.r.Rootfs, strings.TrimPrefix(inside, b.r.Rootfs), os.FileMode(0o755))
+	}
 	switch {
 	case err == nil:
 		return nil
