@@ -52,6 +52,7 @@ type container struct {
 	conf    []byte
 	process messages.ProcessState
 
+	relabelled      int64 // files of its volumes, so far
 	reason, message string
 	trouble         string // of the last undo that failed
 	startErr        error  // why its command could not be started
@@ -131,6 +132,8 @@ func (c *container) Receive(ctx actor.Context) {
 		c.onReopen(ctx.Sender())
 	case processFact:
 		c.onFact(m.ProcessState)
+	case relabelled:
+		c.onRelabelled(m)
 	case *actor.Stopped:
 		c.env.Index.dropActor(c.self.Id)
 	case *actor.Terminated, messages.Abandon: // a session ended; nobody waits here without us knowing
@@ -171,7 +174,7 @@ func (c *container) become(next messages.ContainerState) {
 
 func (c *container) publish() {
 	c.env.Index.putContainer(c.snapshot())
-	c.env.Index.putActor(messages.ActorInfo{Path: c.self.Id, Kind: "container", State: string(c.state), Since: c.since, Step: c.step, Owns: c.owns()})
+	c.env.Index.putActor(messages.ActorInfo{Path: c.self.Id, Kind: "container", State: string(c.state), Since: c.since, Step: c.activity(), Owns: c.owns()})
 }
 
 func (c *container) snapshot() *messages.ContainerSnapshot {
@@ -184,7 +187,8 @@ func (c *container) snapshot() *messages.ContainerSnapshot {
 		StopSignal: c.plan.Bundle.StopSignal, CreatedAt: c.plan.CreatedAt, StartedAt: c.process.StartedAt,
 		FinishedAt: c.process.ExitedAt, State: c.state, Pid: c.process.Pid, ExitCode: c.process.ExitCode,
 		Reason: c.reason, Message: c.message, LogPath: c.plan.Bundle.LogPath,
-		Activity: messages.Activity{Step: c.step, Since: c.since, Error: trouble}, Timeline: c.past,
+		VolumeImages: c.plan.volumeImages(),
+		Activity:     messages.Activity{Step: c.activity(), Since: c.since, Error: trouble}, Timeline: c.past,
 		User: c.plan.Bundle.User, Listed: c.state != messages.ContainerCreating,
 	}
 }
@@ -251,6 +255,12 @@ func (c *container) onCreate(sender *actor.PID, m createFirst) {
 		return
 	}
 	c.plan.Image = img
+	if c.first = c.takeVolumes(); c.first != nil {
+		c.gone()
+		return
+	}
+	env, self := c.env, c.self
+	c.plan.progress = func(files int64) { env.send(self, relabelled{files}) }
 	c.forth()
 }
 

@@ -15,7 +15,12 @@ import (
 var containerSteps = []step[containerPlan]{
 	{name: "record", do: nothing[containerPlan], undo: removeContainerRecord, on: onRemove},
 	{name: "rootfs", do: mountRootfs, undo: unmountRootfs, on: onRemove, gate: true},
+	{name: "volumes", do: mountVolumes, undo: unmountVolumes, on: onRemove, skip: hasNoVolumes},
 	{name: "bundle", do: writeBundle, undo: removeBundle, on: onRemove},
+	// A label stays: there is nothing to undo. It outlives the request that
+	// began it by hours if it must; a retry joins it (field.md: pods with
+	// volumes of a million files never started elsewhere).
+	{name: "relabel", do: relabelVolumes, undo: nothing[containerPlan], on: onRemove, skip: hasNothingToRelabel, limit: 24 * time.Hour, lane: LaneWalk},
 	{name: "process", do: createProcess, undo: deleteProcess, on: onRemove, gate: true},
 }
 
@@ -28,9 +33,12 @@ type containerPlan struct {
 	Image     messages.Image           `json:"image"`
 	Labels    messages.Labels          `json:"labels,omitzero"`
 	Rootfs    string                   `json:"rootfs,omitempty"`
+	Volumes   []backends.ImageVolume   `json:"volumes,omitempty"` // in the order of the mounts that name an image
+	Mounted   backends.VolumePaths     `json:"mounted"`
 	Bundle    backends.Bundle          `json:"bundle"`
 
-	pod podPlan // as it was when the container was created; not journalled
+	pod      podPlan     // as it was when the container was created; not journalled
+	progress func(int64) // of its relabelling; not journalled
 }
 
 func removeContainerRecord(ctx context.Context, n *backends.Node, p *containerPlan) error {
@@ -58,7 +66,8 @@ func unmountRootfs(ctx context.Context, n *backends.Node, p *containerPlan) erro
 func writeBundle(ctx context.Context, n *backends.Node, p *containerPlan) (err error) {
 	r := backends.BundleRequest{
 		Pod: p.Pod, Container: p.ID, PodConfig: p.pod.Config, Config: p.Config, Image: p.Image.Config,
-		Rootfs: p.Rootfs, Labels: p.Labels, Namespaces: p.pod.Namespaces, Files: p.pod.Files, CgroupParent: p.pod.Cgroup, Handler: p.pod.Handler,
+		Rootfs: p.Rootfs, Labels: p.Labels, Namespaces: p.pod.Namespaces, Files: p.pod.Files, Volumes: p.Mounted,
+		CgroupParent: p.pod.Cgroup, Handler: p.pod.Handler,
 	}
 	if o := p.Config.GetLinux().GetSecurityContext().GetNamespaceOptions(); o.GetPid() == runtime.NamespaceMode_TARGET {
 		if r.TargetPIDNS, err = targetPIDNamespace(ctx, n, p.Pod, o.GetTargetId()); err != nil {

@@ -27,6 +27,7 @@ const (
 	LaneStart Lane = "start" // the steps of pods and containers
 	LaneImage Lane = "image" // downloads and unpacking
 	LaneRead  Lane = "read"  // short looks at the node
+	LaneWalk  Lane = "walk"  // walks over whole volumes, for hours if need be
 	LaneWatch Lane = "watch" // jobs that live as long as their actor; no limit
 )
 

@@ -27,8 +27,8 @@ type Index struct {
 	actors     map[string]messages.ActorInfo
 	restarts   map[string]int
 	mailboxes  map[string]func() int
-	taken      map[string]string // container → the image it is being made from
-	withdrawn  map[string]bool   // images that are being removed: nobody may take them
+	taken      map[string][]string // container → the images it is being made from
+	withdrawn  map[string]bool     // images that are being removed: nobody may take them
 
 	podList       []*messages.PodSnapshot       // nil: to be made
 	containerList []*messages.ContainerSnapshot // nil: to be made
@@ -43,7 +43,7 @@ func NewIndex() *Index {
 		pods: map[string]*messages.PodSnapshot{}, containers: map[string]*messages.ContainerSnapshot{},
 		pulls: map[string]messages.PullProgress{}, actors: map[string]messages.ActorInfo{},
 		restarts: map[string]int{}, mailboxes: map[string]func() int{},
-		taken: map[string]string{}, withdrawn: map[string]bool{},
+		taken: map[string][]string{}, withdrawn: map[string]bool{},
 		network: starting, runtime: starting,
 	}
 }
@@ -170,8 +170,8 @@ func (x *Index) container(id string) (*messages.ContainerSnapshot, bool) {
 	return c, ok
 }
 
-// takeImage finds the image a container is to be made from. From then on the
-// image cannot be withdrawn: there is no moment between the two.
+// takeImage finds an image a container is to be made from or is to mount. From
+// then on the image cannot be withdrawn: there is no moment between the two.
 func (x *Index) takeImage(ref, container string) (messages.Image, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -179,23 +179,23 @@ func (x *Index) takeImage(ref, container string) (messages.Image, bool) {
 	if !ok || x.withdrawn[img.ID] {
 		return messages.Image{}, false
 	}
-	x.taken[container] = img.ID
+	x.taken[container] = append(x.taken[container], img.ID)
 	return img, true
 }
 
 // withdrawImage lets nobody take the image any more, unless a container is made
-// from it: then it names one.
+// from it or mounts it: then it names one.
 func (x *Index) withdrawImage(image string) (user string, free bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	users := map[string]bool{}
 	for id, c := range x.containers {
-		if c.ImageID == image {
+		if c.ImageID == image || slices.Contains(c.VolumeImages, image) {
 			users[id] = true
 		}
 	}
 	for id := range x.taken {
-		if x.taken[id] == image {
+		if slices.Contains(x.taken[id], image) {
 			users[id] = true
 		}
 	}

@@ -22,6 +22,7 @@ import (
 type gate struct {
 	mu   sync.Mutex
 	held map[string]chan struct{} // "Backend.Method" → closed when open
+	came map[string]int           // calls that have begun
 }
 
 func (g *gate) hold(call string) {
@@ -39,10 +40,17 @@ func (g *gate) open() {
 	}
 }
 
+func (g *gate) seen(call string) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.came[call]
+}
+
 func (*gate) Now() time.Time { return time.Now() }
 func (g *gate) Before(ctx context.Context, c fake.Call) error {
 	g.mu.Lock()
 	held := g.held[c.Backend+"."+c.Method]
+	g.came[c.Backend+"."+c.Method]++
 	g.mu.Unlock()
 	if held != nil {
 		<-held // a call that does not even end with its context
@@ -102,7 +110,7 @@ func (p *panics) Handle(ctx context.Context, r slog.Record) error {
 }
 
 func newScene(t *testing.T) *scene {
-	g := &gate{held: map[string]chan struct{}{}}
+	g := &gate{held: map[string]chan struct{}{}, came: map[string]int{}}
 	s := &scene{t: t, gate: g, node: fake.New(fake.Config{Hook: g}), log: &panics{Handler: slog.NewTextHandler(io.Discard, nil)}}
 	s.node.AddImage("registry.local/app:1", fake.Layer{Name: "base", Size: 1000})
 	settings := actors.DefaultSettings()

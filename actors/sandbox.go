@@ -272,7 +272,7 @@ func (s *sandbox) onRun(ctx actor.Context, m messages.RunPod) {
 			panic(err) // it came out of the same library a moment ago
 		}
 		s.conf = conf
-		s.plan = podPlan{ID: s.id, Config: m.Config, Handler: m.Handler, CreatedAt: s.env.Clock.Now()}
+		s.plan = podPlan{ID: s.id, Config: m.Config, Handler: m.Handler, ShmSize: m.ShmSize, CreatedAt: s.env.Clock.Now()}
 		s.running.join(ctx.Sender())
 		s.become(messages.PodStarting, "")
 		s.forth()
@@ -339,6 +339,9 @@ func (s *sandbox) gone() {
 	s.over = true
 	last, _ := s.env.Index.pod(s.id)
 	s.env.Index.dropPod(s.id)
+	for _, id := range s.env.Index.containerIDs(s.id) { // listed as recorded, when the pod's own record was lost
+		s.env.Index.dropContainer(id)
+	}
 	s.env.send(s.env.events, podChanged{pod: s.id, from: s.state, to: "", at: s.env.Clock.Now(), last: last})
 	s.env.send(s.env.nodePID, podGone{pod: s.id, callers: append(s.stopping, s.removing...), starters: s.running, err: s.first})
 	s.running, s.stopping, s.removing = nil, nil, nil

@@ -41,6 +41,7 @@ type podPlan struct {
 	Labels     messages.Labels           `json:"labels,omitzero"`
 	Files      backends.PodFiles         `json:"files"`
 	Cgroup     string                    `json:"cgroup,omitempty"`
+	ShmSize    int64                     `json:"shmSize,omitempty"`
 	PausePid   int                       `json:"pausePid,omitempty"`
 	Children   []string                  `json:"children,omitempty"` // with a record, when one without was found
 }
@@ -68,7 +69,7 @@ func makeFiles(ctx context.Context, n *backends.Node, p *podPlan) (err error) {
 	}
 	p.Files, err = n.Files.Make(ctx, backends.FilesRequest{
 		Pod: p.ID, Hostname: p.Config.GetHostname(), DNS: p.Config.GetDnsConfig(),
-		HostIPC: p.options().GetIpc() == runtime.NamespaceMode_NODE, User: p.user(), MountLabel: p.Labels.Mount,
+		HostIPC: p.options().GetIpc() == runtime.NamespaceMode_NODE, ShmSize: p.ShmSize, User: p.user(), MountLabel: p.Labels.Mount,
 	})
 	return err
 }
@@ -133,7 +134,7 @@ func stopPause(ctx context.Context, n *backends.Node, p *podPlan) error {
 // the pod's network and namespaces go.
 func dropStrays(ctx context.Context, n *backends.Node, p *podPlan) error {
 	var errs []error
-	for _, holder := range []backends.Holder{n.Runtime, n.Bundles, n.Rootfs} {
+	for _, holder := range []backends.Holder{n.Runtime, n.Bundles, n.Volumes, n.Rootfs} {
 		held, err := holder.Held(ctx)
 		errs = append(errs, err)
 		for _, h := range held {

@@ -33,6 +33,7 @@ type step[P any] struct {
 	skip func(*P) bool
 	// limit replaces Settings.StepLimit.
 	limit time.Duration
+	lane  Lane // of its do; empty: LaneStart
 }
 
 // walk is where somebody is in a list of steps. It decides what comes next and

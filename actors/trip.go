@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -66,7 +67,7 @@ func (t *trip[P]) forth() {
 	t.who.publish()
 	env, place, plan, record := t.env, t.place, t.plan, t.who.record() // the worker's own
 	ahead := walk[P]{steps: t.walk.steps, Done: append(slices.Clone(t.walk.Done), st.name)}
-	t.do(Job{Lane: LaneStart, Name: st.name, Limit: limitOf(st.limit, env.Settings.StepLimit)}, func(ctx context.Context) (any, error) {
+	t.do(Job{Lane: cmp.Or(st.lane, LaneStart), Name: st.name, Limit: limitOf(st.limit, env.Settings.StepLimit)}, func(ctx context.Context) (any, error) {
 		if err := st.do(ctx, env.Node, &plan); err != nil {
 			return stepped[P]{plan: plan}, err
 		}

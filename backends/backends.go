@@ -27,6 +27,7 @@ type Node struct {
 	Files      Files
 	Cgroups    Cgroups
 	Rootfs     Rootfs
+	Volumes    Volumes
 	Bundles    Bundles
 	Runtime    Runtime
 	Images     Images
@@ -36,7 +37,7 @@ type Node struct {
 // Holders are the backends that hold something on the node, in the order in
 // which leftovers must be dropped: processes first, records last.
 func (n *Node) Holders() []Holder {
-	return []Holder{n.Runtime, n.Bundles, n.Rootfs, n.Network, n.Files, n.Namespaces, n.Cgroups, n.Journal}
+	return []Holder{n.Runtime, n.Bundles, n.Volumes, n.Rootfs, n.Network, n.Files, n.Namespaces, n.Cgroups, n.Journal}
 }
 
 // Held is something a backend holds under our names.
@@ -204,6 +205,7 @@ type BundleRequest struct {
 	Labels         messages.Labels
 	TargetPIDNS    string // path of the PID namespace to share when the mode is TARGET
 	Files          PodFiles
+	Volumes        VolumePaths // Images in the order of the mounts that name one
 	CgroupParent   string
 	Handler        string
 }
@@ -214,6 +216,7 @@ type Bundle struct {
 	LogPath    string                 `json:"logPath,omitempty"`
 	StopSignal string                 `json:"stopSignal,omitempty"` // e.g. SIGTERM
 	User       *runtime.ContainerUser `json:"user,omitempty"`
+	Relabel    []Relabel              `json:"relabel,omitempty"` // before it starts
 }
 
 // Runtime runs container processes. The real one is the connection to

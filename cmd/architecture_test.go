@@ -57,6 +57,8 @@ var onlyIn = map[string][]string{
 	"github.com/containernetworking/cni":          {"backends/cni"},
 	"github.com/google/nftables":                  {"backends/cni"},
 	"go.podman.io/image/v5":                       {"backends/images", "backends/fake", "e2e"},
+	"go.podman.io/common":                         {"backends/bundles"},
+	"tags.cncf.io/container-device-interface":     {"backends/bundles"},
 	"go.podman.io/storage":                        {"backends/images", "cmd/troupe"},
 	"github.com/prometheus/client_golang":         {"cmd/troupe"},
 	"google.golang.org/grpc":                      {"cri", "messages/debugv1", "cmd/troupe", "cmd/troupe-sim", "e2e"},

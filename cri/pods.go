@@ -3,6 +3,8 @@ package cri
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/troupe-run/troupe/messages"
@@ -22,12 +24,31 @@ func (s *Server) RunPodSandbox(ctx context.Context, r *runtime.RunPodSandboxRequ
 	if err := s.checkUserNamespaces(r.GetConfig(), handler); err != nil {
 		return nil, err
 	}
-	id, err := ask(ctx, s.node, messages.RunPod{Call: callOf(ctx), Config: r.GetConfig(), Handler: handler})
+	shm, err := s.shmSize(handler, r.GetConfig().GetAnnotations())
+	if err != nil {
+		return nil, err
+	}
+	id, err := ask(ctx, s.node, messages.RunPod{Call: callOf(ctx), Config: r.GetConfig(), Handler: handler, ShmSize: shm})
 	if err != nil {
 		m := r.GetConfig().GetMetadata()
 		return nil, fmt.Errorf("run pod %s/%s: %w", m.GetNamespace(), m.GetName(), err)
 	}
 	return &runtime.RunPodSandboxResponse{PodSandboxId: id}, nil
+}
+
+// shmSize is what a pod asks for by CRI-O's annotation, if its handler allows it.
+func (s *Server) shmSize(handler string, annotations map[string]string) (int64, error) {
+	text, asked := annotations[messages.ShmSizeAnnotation]
+	at := slices.IndexFunc(s.config.Handlers, func(h Handler) bool { return h.Name == handler })
+	if !asked || at < 0 {
+		return 0, nil
+	}
+	for _, allowed := range s.config.Handlers[at].AllowedAnnotations {
+		if allowed != "" && strings.HasPrefix(messages.ShmSizeAnnotation, allowed) {
+			return messages.ParseShmSize(text)
+		}
+	}
+	return 0, nil
 }
 
 // handler is the name of a configured handler; none asked for is the default

@@ -239,3 +239,31 @@ func TestTheHandlerIsTheDefaultOrAConfiguredOne(t *testing.T) {
 		t.Error("the node was asked for an unknown handler")
 	}
 }
+
+func TestAPodChoosesTheSizeOfItsShmOnlyWhereItsHandlerAllowsIt(t *testing.T) {
+	g := newGateway(t, func(c *Config) {
+		c.Handlers = []Handler{{Name: "native"}, {Name: "open", AllowedAnnotations: []string{"io.kubernetes.cri-o."}}}
+	})
+	for _, c := range []struct {
+		handler, text string
+		want          int64
+	}{{"native", "1Gi", 0}, {"open", "1Gi", 1 << 30}, {"open", "", 0}} {
+		r := runPodRequest()
+		r.RuntimeHandler = c.handler
+		if c.text != "" {
+			r.Config.Annotations = map[string]string{messages.ShmSizeAnnotation: c.text}
+		}
+		if _, err := g.rpc.RunPodSandbox(within(t), r); err != nil {
+			t.Fatal(err)
+		}
+		if got := g.last(t).(messages.RunPod).ShmSize; got != c.want {
+			t.Errorf("%s, %q: %d bytes, want %d", c.handler, c.text, got, c.want)
+		}
+	}
+	before := g.count()
+	r := runPodRequest()
+	r.RuntimeHandler, r.Config.Annotations = "open", map[string]string{messages.ShmSizeAnnotation: "much"}
+	if _, err := g.rpc.RunPodSandbox(within(t), r); status.Code(err) != codes.InvalidArgument || g.count() != before {
+		t.Errorf("a size that is none: %v, %d requests", err, g.count()-before)
+	}
+}

@@ -50,6 +50,8 @@ type Handler struct {
 	Name              string
 	RecursiveReadOnly bool // it can mount recursively read-only
 	UserNamespaces    bool
+	// AllowedAnnotations are those of CRI-O's that pods may steer it by.
+	AllowedAnnotations []string
 }
 
 // Config says what a Server serves, and in which limits. Zero values of limits

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"path"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -53,9 +55,15 @@ func validateMount(m *runtime.Mount) error {
 		return invalid("container_path", "%q: must not be the root of the container", at)
 	case fromImage && m.GetHostPath() != "":
 		return invalid("host_path", "%q: must be empty when image is set", m.GetHostPath())
-	case fromImage:
-		return unsupported("image", "asks for an image volume at %s, which this runtime does not have yet", at)
-	case m.GetHostPath() == "":
+	case fromImage && m.GetImage().GetImage() == "":
+		return invalid("image.image", "is empty: name the image to mount at %s", at)
+	case !fromImage && m.GetImageSubPath() != "":
+		return invalid("image_sub_path", "%q: is set without image at %s", m.GetImageSubPath(), at)
+	case m.GetImageSubPath() != "" && !filepath.IsLocal(m.GetImageSubPath()):
+		return invalid("image_sub_path", "%q: must be a relative path that stays in the image", m.GetImageSubPath())
+	case fromImage && m.GetSelinuxRelabel():
+		return invalid("selinux_relabel", "is set for the image at %s, whose labels cannot change", at)
+	case !fromImage && m.GetHostPath() == "":
 		return invalid("host_path", "is empty: say what to mount at %s", at)
 	case m.GetRecursiveReadOnly() && !m.GetReadonly():
 		return invalid("recursive_read_only", "is set without readonly at %s: set readonly too", at)
@@ -65,9 +73,24 @@ func validateMount(m *runtime.Mount) error {
 	return firstOf(
 		validateFilePath("container_path", at),
 		validateFilePath("host_path", m.GetHostPath()),
+		validatePathText("image_sub_path", m.GetImageSubPath()),
+		validateMountOptions(m.GetMountOptions()),
 		validateEnum("propagation", m.GetPropagation(), runtime.MountPropagation_name),
 		validateMountMappings(m),
 	)
+}
+
+// bindOptions are what mount_options may hold: "noexec, nodev, nosuid" by
+// cri-api, and those of access times, which harm nobody either.
+var bindOptions = []string{"noexec", "nodev", "nosuid", "noatime", "nodiratime", "relatime"}
+
+func validateMountOptions(options []string) error {
+	for i, o := range options {
+		if !slices.Contains(bindOptions, o) {
+			return invalid(fmt.Sprintf("mount_options[%d]", i), "%q: must be one of %s", o, strings.Join(bindOptions, ", "))
+		}
+	}
+	return nil
 }
 
 func validateDevices(devices []*runtime.Device) error {

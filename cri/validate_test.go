@@ -140,35 +140,43 @@ func TestAContainerThatCannotWorkIsRefusedWithItsField(t *testing.T) {
 		"mounts[0].host_path \"/x\": must be": func(c *config) {
 			c.Mounts[0] = &runtime.Mount{ContainerPath: "/a", HostPath: "/x", Image: &runtime.ImageSpec{}}
 		},
-		"mounts[0].propagation ":                  func(c *config) { c.Mounts[0].Propagation = 7 },
-		"recursive_read_only is set without":      func(c *config) { c.Mounts[1].Readonly = false },
-		"recursive_read_only needs":               func(c *config) { c.Mounts[1].Propagation = 2 },
-		"config.devices[0].host_path ":            func(c *config) { c.Devices[0].HostPath = "" },
-		"config.devices[0].permissions ":          func(c *config) { c.Devices[0].Permissions = "rx" },
-		"config.log_path \"../../etc/cron.d/x\"":  func(c *config) { c.LogPath = "../../etc/cron.d/x" },
-		"config.log_path \"a/../..\"":             func(c *config) { c.LogPath = "a/../.." },
-		"config.log_path \"/etc/x\"":              func(c *config) { c.LogPath = "/etc/x" },
-		"config.log_path \"a\\nb\"":               func(c *config) { c.LogPath = "a\nb" },
-		"config.stop_signal ":                     func(c *config) { c.StopSignal = 99 },
-		"resources.cpu_period ":                   func(c *config) { res(c).CpuPeriod = -5 },
-		"resources.cpu_quota ":                    func(c *config) { res(c).CpuQuota = 10 },
-		"resources.cpu_shares ":                   func(c *config) { res(c).CpuShares = -1 },
-		"resources.memory_limit_in_bytes ":        func(c *config) { res(c).MemoryLimitInBytes = -1 },
-		"resources.memory_swap_limit_in_bytes ":   func(c *config) { res(c).MemorySwapLimitInBytes = 1 },
-		"resources.oom_score_adj ":                func(c *config) { res(c).OomScoreAdj = 1001 },
-		"resources.cpuset_cpus ":                  func(c *config) { res(c).CpusetCpus = "0;1" },
-		"resources.hugepage_limits[0].page_size ": func(c *config) { res(c).HugepageLimits[0].PageSize = "" },
-		`resources.unified "../x.y"`:              func(c *config) { res(c).Unified = map[string]string{"../x.y": "1"} },
-		"resources.unified memory.high":           func(c *config) { res(c).Unified = map[string]string{"memory.high": "1\n2"} },
-		"namespace_options.target_id is empty":    func(c *config) { sc(c).NamespaceOptions.Pid = runtime.NamespaceMode_TARGET },
-		"namespace_options.target_id \"x\"":       func(c *config) { sc(c).NamespaceOptions.TargetId = "x" },
-		"run_as_group is set without":             func(c *config) { sc(c).RunAsUser = nil },
-		"run_as_username \"a\": is set together":  func(c *config) { sc(c).RunAsUsername = "a" },
-		"is not a user name":                      func(c *config) { sc(c).RunAsUser, sc(c).RunAsUsername = nil, "a\nroot::0:0" },
-		"run_as_user -1":                          func(c *config) { sc(c).RunAsUser.Value = -1 },
-		"supplemental_groups[0] ":                 func(c *config) { sc(c).SupplementalGroups[0] = 1 << 32 },
-		"supplemental_groups_policy ":             func(c *config) { sc(c).SupplementalGroupsPolicy = 5 },
-		"masked_paths[0] ":                        func(c *config) { sc(c).MaskedPaths[0] = "proc" },
+		"mounts[0].image.image is empty": func(c *config) {
+			c.Mounts[0] = &runtime.Mount{ContainerPath: "/a", Image: &runtime.ImageSpec{}}
+		},
+		"mounts[0].image_sub_path \"../x\"": func(c *config) {
+			c.Mounts[0] = &runtime.Mount{ContainerPath: "/a", Image: &runtime.ImageSpec{Image: "m"}, ImageSubPath: "../x"}
+		},
+		"mounts[0].image_sub_path \"x\": is set without image": func(c *config) { c.Mounts[0].ImageSubPath = "x" },
+		"mounts[0].mount_options[1] \"suid\"":                  func(c *config) { c.Mounts[0].MountOptions = []string{"noexec", "suid"} },
+		"mounts[0].propagation ":                               func(c *config) { c.Mounts[0].Propagation = 7 },
+		"recursive_read_only is set without":                   func(c *config) { c.Mounts[1].Readonly = false },
+		"recursive_read_only needs":                            func(c *config) { c.Mounts[1].Propagation = 2 },
+		"config.devices[0].host_path ":                         func(c *config) { c.Devices[0].HostPath = "" },
+		"config.devices[0].permissions ":                       func(c *config) { c.Devices[0].Permissions = "rx" },
+		"config.log_path \"../../etc/cron.d/x\"":               func(c *config) { c.LogPath = "../../etc/cron.d/x" },
+		"config.log_path \"a/../..\"":                          func(c *config) { c.LogPath = "a/../.." },
+		"config.log_path \"/etc/x\"":                           func(c *config) { c.LogPath = "/etc/x" },
+		"config.log_path \"a\\nb\"":                            func(c *config) { c.LogPath = "a\nb" },
+		"config.stop_signal ":                                  func(c *config) { c.StopSignal = 99 },
+		"resources.cpu_period ":                                func(c *config) { res(c).CpuPeriod = -5 },
+		"resources.cpu_quota ":                                 func(c *config) { res(c).CpuQuota = 10 },
+		"resources.cpu_shares ":                                func(c *config) { res(c).CpuShares = -1 },
+		"resources.memory_limit_in_bytes ":                     func(c *config) { res(c).MemoryLimitInBytes = -1 },
+		"resources.memory_swap_limit_in_bytes ":                func(c *config) { res(c).MemorySwapLimitInBytes = 1 },
+		"resources.oom_score_adj ":                             func(c *config) { res(c).OomScoreAdj = 1001 },
+		"resources.cpuset_cpus ":                               func(c *config) { res(c).CpusetCpus = "0;1" },
+		"resources.hugepage_limits[0].page_size ":              func(c *config) { res(c).HugepageLimits[0].PageSize = "" },
+		`resources.unified "../x.y"`:                           func(c *config) { res(c).Unified = map[string]string{"../x.y": "1"} },
+		"resources.unified memory.high":                        func(c *config) { res(c).Unified = map[string]string{"memory.high": "1\n2"} },
+		"namespace_options.target_id is empty":                 func(c *config) { sc(c).NamespaceOptions.Pid = runtime.NamespaceMode_TARGET },
+		"namespace_options.target_id \"x\"":                    func(c *config) { sc(c).NamespaceOptions.TargetId = "x" },
+		"run_as_group is set without":                          func(c *config) { sc(c).RunAsUser = nil },
+		"run_as_username \"a\": is set together":               func(c *config) { sc(c).RunAsUsername = "a" },
+		"is not a user name":                                   func(c *config) { sc(c).RunAsUser, sc(c).RunAsUsername = nil, "a\nroot::0:0" },
+		"run_as_user -1":                                       func(c *config) { sc(c).RunAsUser.Value = -1 },
+		"supplemental_groups[0] ":                              func(c *config) { sc(c).SupplementalGroups[0] = 1 << 32 },
+		"supplemental_groups_policy ":                          func(c *config) { sc(c).SupplementalGroupsPolicy = 5 },
+		"masked_paths[0] ":                                     func(c *config) { sc(c).MaskedPaths[0] = "proc" },
 		"apparmor.localhost_ref ": func(c *config) {
 			sc(c).Apparmor = &runtime.SecurityProfile{ProfileType: runtime.SecurityProfile_Localhost}
 		},
@@ -184,7 +192,9 @@ func TestAContainerThatCannotWorkIsRefusedWithItsField(t *testing.T) {
 	}
 	c := goodContainer()
 	c.Mounts[0] = &runtime.Mount{ContainerPath: "/models", Image: &runtime.ImageSpec{Image: "models"}}
-	wantRefused(t, validateCreate(&runtime.CreateContainerRequest{PodSandboxId: "p", Config: c}), messages.Unsupported, "config.mounts[0].image ")
+	if err := validateCreate(&runtime.CreateContainerRequest{PodSandboxId: "p", Config: c}); err != nil {
+		t.Errorf("an image volume: %v", err)
+	}
 	wantRefused(t, validateCreate(&runtime.CreateContainerRequest{Config: c}), messages.Invalid, "pod_sandbox_id ")
 	wantRefused(t, validateCreate(&runtime.CreateContainerRequest{PodSandboxId: "p"}), messages.Invalid, "config is missing")
 }

@@ -10,6 +10,7 @@ type RunPod struct {
 	Call
 	Config  *runtime.PodSandboxConfig
 	Handler string // name of a configured runtime handler, never empty
+	ShmSize int64  // of /dev/shm in bytes; 0: the usual 64 MiB
 }
 
 // Answers says the reply is the pod's id.

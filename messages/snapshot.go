@@ -89,24 +89,26 @@ func (p *PodSnapshot) CRIState() runtime.PodSandboxState {
 
 // ContainerSnapshot is a container as seen from outside. Immutable once published.
 type ContainerSnapshot struct {
-	ID, Pod    string
-	Config     *runtime.ContainerConfig
-	ImageID    string
-	ImageRef   string // the name or digest the image was found by
-	StopSignal string
-	CreatedAt  time.Time
-	StartedAt  time.Time
-	FinishedAt time.Time
-	State      ContainerState
-	Pid        int
-	ExitCode   int32
-	Reason     string // Completed, Error, OOMKilled, seccomp killed, StartError, Unknown
-	Message    string
-	LogPath    string // absolute, or empty
-	Activity   Activity
-	Timeline   []Edge
-	User       *runtime.ContainerUser
-	Listed     bool // false until it was created
+	ID, Pod  string
+	Config   *runtime.ContainerConfig
+	ImageID  string
+	ImageRef string // the name or digest the image was found by
+	// VolumeImages are the ids of the images it has mounted as volumes.
+	VolumeImages []string
+	StopSignal   string
+	CreatedAt    time.Time
+	StartedAt    time.Time
+	FinishedAt   time.Time
+	State        ContainerState
+	Pid          int
+	ExitCode     int32
+	Reason       string // Completed, Error, OOMKilled, seccomp killed, StartError, Unknown
+	Message      string
+	LogPath      string // absolute, or empty
+	Activity     Activity
+	Timeline     []Edge
+	User         *runtime.ContainerUser
+	Listed       bool // false until it was created
 }
 
 // CRIState is the state as CRI knows it.

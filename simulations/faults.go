@@ -50,7 +50,7 @@ func Draw(w interface {
 	pick(&f.Slow, 0.02)
 	pick(&f.Panic, 0.01)
 	if w.IntN(3) == 0 {
-		f.Only = []string{"Network", "Rootfs", "Runtime", "Journal", "Namespaces", "Bundles", "Images", "Cgroups", "Files"}[w.IntN(9)]
+		f.Only = []string{"Network", "Rootfs", "Runtime", "Journal", "Namespaces", "Bundles", "Images", "Cgroups", "Files", "Volumes"}[w.IntN(10)]
 	}
 	every := func(p *time.Duration, least time.Duration) {
 		if w.IntN(2) == 0 {

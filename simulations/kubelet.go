@@ -111,6 +111,11 @@ func (k *pod) life() {
 	w, p := k.w, k.p
 	p.sleep(w.between(0, w.spread()))
 	w.insist(p, 10*time.Minute, func() any { return messages.PullImage{Ref: k.image()} })
+	for _, m := range k.mounts() {
+		if ref := m.GetImage().GetImage(); ref != "" {
+			w.insist(p, 10*time.Minute, func() any { return messages.PullImage{Ref: ref} })
+		}
+	}
 	k.run()
 	for c := range 1 + w.rng.IntN(2) {
 		k.container(fmt.Sprintf("c%d", c))
@@ -119,6 +124,20 @@ func (k *pod) life() {
 }
 
 func (k *pod) image() string { return fmt.Sprintf("registry.local/app-%d:1", k.n%5) }
+
+// mounts: some have another image as a volume, some a directory of the node
+// that needs a label first.
+func (k *pod) mounts() []*runtime.Mount {
+	switch k.n % 4 {
+	case 1:
+	case 2:
+		return []*runtime.Mount{{ContainerPath: "/data", HostPath: fmt.Sprintf("/srv/%d", k.n), SelinuxRelabel: true}}
+	default:
+		return nil
+	}
+	image := fmt.Sprintf("registry.local/app-%d:1", (k.n+1)%5)
+	return []*runtime.Mount{{ContainerPath: "/models", Image: &runtime.ImageSpec{Image: image}, Readonly: true}}
+}
 
 func (k *pod) config() *runtime.PodSandboxConfig {
 	o := &runtime.NamespaceOption{Pid: runtime.NamespaceMode_CONTAINER}
@@ -197,7 +216,7 @@ func (k *pod) create(name string, attempt uint32) (string, bool) {
 	for {
 		v, err := k.w.ask(k.p, messages.CreateContainer{Pod: k.id, Config: &runtime.ContainerConfig{
 			Metadata: &runtime.ContainerMetadata{Name: name, Attempt: attempt}, Image: &runtime.ImageSpec{Image: k.image()},
-			Command: []string{"/bin/app"}, LogPath: name + ".log",
+			Command: []string{"/bin/app"}, LogPath: name + ".log", Mounts: k.mounts(),
 		}}, usualLimit)
 		if err == nil {
 			return v.(string), true

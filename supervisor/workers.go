@@ -18,6 +18,10 @@ type Limits struct {
 // for a core; what is bounded is how much of the machine a burst may take.
 func DefaultLimits() Limits { return Limits{Start: 16, Stop: 64, Probe: 64, Image: 6, Read: 64} }
 
+// walks is how many volumes are walked over at once. What hangs in a dead NFS
+// server holds a place here, and none in the lanes that pods start by.
+const walks = 16
+
 // workers runs jobs on goroutines: those of one key in order, those of one
 // lane at most so many at once.
 type workers struct {
@@ -42,7 +46,7 @@ func newWorkers(ctx context.Context, l Limits) *workers {
 		lanes: map[actors.Lane]*semaphore.Weighted{
 			actors.LaneStart: semaphore.NewWeighted(l.Start), actors.LaneStop: semaphore.NewWeighted(l.Stop),
 			actors.LaneProbe: semaphore.NewWeighted(l.Probe), actors.LaneImage: semaphore.NewWeighted(l.Image),
-			actors.LaneRead: semaphore.NewWeighted(l.Read),
+			actors.LaneRead: semaphore.NewWeighted(l.Read), actors.LaneWalk: semaphore.NewWeighted(walks),
 		},
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
 	"golang.org/x/sync/singleflight"
+	"tags.cncf.io/container-device-interface/pkg/cdi"
 )
 
 // The cgroup managers.
@@ -32,19 +33,33 @@ const (
 // Config is how containers are made on this node. The names are those of
 // crio.conf(5), table crio.runtime.
 type Config struct {
-	Root                      string   // e.g. /var/lib/troupe
-	DefaultCapabilities       []string // with or without CAP_; nil: crio's nine
-	DefaultUlimits            []string // "name=soft:hard", e.g. "nofile=1024:2048"; -1 is unlimited
-	DefaultEnv                []string // "NAME=value"; image and container override them
-	SeccompProfile            string   // path of RuntimeDefault; "": built in; "unconfined": none
-	PrivilegedSeccompProfile  string   // path; "" or "unconfined": none
-	ApparmorProfile           string   // of RuntimeDefault; DefaultApparmor is loaded by New; "" or "unconfined": none
-	PidsLimit                 int64    // processes in a container; 0 or less: no limit
-	CgroupManager             string   // Cgroupfs (or "") or Systemd
-	AdditionalDevices         []string // "/dev/a[:/dev/b[:rwm]]", in every container
-	HostnetworkDisableSELinux bool     // no SELinux confinement with host network
-	DisableSELinux            bool     // nothing is labelled, also where SELinux is on
+	Root                      string                  // e.g. /var/lib/troupe
+	DefaultCapabilities       []string                // with or without CAP_; nil: crio's nine
+	DefaultUlimits            []string                // "name=soft:hard", e.g. "nofile=1024:2048"; -1 is unlimited
+	DefaultEnv                []string                // "NAME=value"; image and container override them
+	SeccompProfile            string                  // path of RuntimeDefault; "": built in; "unconfined": none
+	PrivilegedSeccompProfile  string                  // path; "" or "unconfined": none
+	ApparmorProfile           string                  // of RuntimeDefault; DefaultApparmor is loaded by New; "" or "unconfined": none
+	PidsLimit                 int64                   // processes in a container; 0 or less: no limit
+	CgroupManager             string                  // Cgroupfs (or "") or Systemd
+	AdditionalDevices         []string                // "/dev/a[:/dev/b[:rwm]]", in every container
+	HostnetworkDisableSELinux bool                    // no SELinux confinement with host network
+	DisableSELinux            bool                    // nothing is labelled, also where SELinux is on
+	AllowedDevices            []string                // what the annotation io.kubernetes.cri-o.Devices may name
+	DeviceOwnership           bool                    // devices belong to the container's user
+	CDISpecDirs               []string                // of CDI specs, the last one wins; none: no CDI devices
+	HooksDirs                 []string                // of OCI hooks, the last one wins
+	ImageVolumes              string                  // what VOLUMEs of images become: mkdir (or ""), directories in the root; bind, mounts; ignore
+	Handlers                  map[string]HandlerRules // by the name of the handler
 	Log                       *slog.Logger
+}
+
+// HandlerRules is what a runtime handler may and can do. The zero value is a
+// handler that nothing is said of.
+type HandlerRules struct {
+	AllowedAnnotations  []string // of CRI-O's, that pods may steer it by
+	WithoutHostDevices  bool     // a privileged container gets only the devices it asks for
+	NoRecursiveReadOnly bool     // it cannot make a mount read-only with all below it
 }
 
 // Backend implements backends.Bundles.
@@ -55,6 +70,8 @@ type Backend struct {
 	defaults defaults
 	looks    singleflight.Group // at mount sources, by path
 	levels   levels
+	cdi      *cdi.Cache // nil: no CDI devices
+	hooks    hookSet
 }
 
 // defaults is the configuration, parsed.
@@ -122,8 +139,16 @@ func (b *Backend) parse() (err error) {
 	if d.privileged, err = loadProfile("privileged_seccomp_profile", c.PrivilegedSeccompProfile, unconfinedProfile); err != nil {
 		return err
 	}
-	d.devices, err = parseDevices(c.AdditionalDevices)
-	return err
+	if d.devices, err = parseDevices("additional_devices", c.AdditionalDevices); err != nil {
+		return err
+	}
+	if len(c.CDISpecDirs) > 0 {
+		// Specs are read when a container asks for a device of one: see cdiDevices.
+		if b.cdi, err = cdi.NewCache(cdi.WithSpecDirs(c.CDISpecDirs...), cdi.WithAutoRefresh(false)); err != nil {
+			return messages.Errorf(messages.Invalid, "cdi_spec_dirs: %w", err)
+		}
+	}
+	return b.hooks.read(c.HooksDirs)
 }
 
 // Write builds the bundle. The same request gives the same bundle; nothing is

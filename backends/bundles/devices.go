@@ -23,10 +23,7 @@ type device struct {
 // devices: what is asked for, what the node gives to all, and for a privileged
 // container all there are. A cgroup keeps it from all others.
 func (b *bundle) devices() error {
-	if names := b.r.Config.GetCDIDevices(); len(names) > 0 {
-		return messages.Errorf(messages.Unsupported, "CDI device %s: CDI devices are not supported yet", names[0].GetName())
-	}
-	if b.sc.GetPrivileged() {
+	if b.sc.GetPrivileged() && !b.config.Handlers[b.r.Handler].WithoutHostDevices {
 		b.spec.Linux.Devices = hostDevices(b.node.dev)
 		b.spec.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
 		return b.addDevices(false)
@@ -36,7 +33,11 @@ func (b *bundle) devices() error {
 }
 
 func (b *bundle) addDevices(restricted bool) error {
-	asked := slices.Clone(b.defaults.devices)
+	asked, err := b.annotatedDevices()
+	if err != nil {
+		return err
+	}
+	asked = append(slices.Clone(b.defaults.devices), asked...)
 	for _, d := range b.r.Config.GetDevices() {
 		own := device{d.GetHostPath(), d.GetContainerPath(), d.GetPermissions()}
 		if err := own.complete("devices"); err != nil {
@@ -50,6 +51,7 @@ func (b *bundle) addDevices(restricted bool) error {
 			return err
 		}
 		for _, dev := range found {
+			b.ownDevice(&dev)
 			b.addDevice(dev)
 			if restricted {
 				rule := specs.LinuxDeviceCgroup{Allow: true, Type: dev.Type, Major: &dev.Major, Minor: &dev.Minor, Access: d.access}
@@ -60,22 +62,61 @@ func (b *bundle) addDevices(restricted bool) error {
 	return nil
 }
 
+// annotatedDevices are those a pod asks for by CRI-O's annotation, as far as
+// allowed_devices has them.
+func (b *bundle) annotatedDevices() ([]device, error) {
+	const annotation = "io.kubernetes.cri-o.Devices"
+	text, ok := b.annotation(annotation)
+	if !ok || text == "" {
+		return nil, nil
+	}
+	devices, err := parseDevices("annotation "+annotation, strings.Split(text, ","))
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range devices {
+		if !slices.Contains(b.config.AllowedDevices, d.host) {
+			return nil, messages.Errorf(messages.Invalid, "annotation %s: %s is not in allowed_devices of this node", annotation, d.host)
+		}
+	}
+	return devices, nil
+}
+
+// ownDevice gives a device to the container's user, where the node is set to: a
+// container that does not run as root could not open it otherwise.
+func (b *bundle) ownDevice(dev *specs.LinuxDevice) {
+	if !b.config.DeviceOwnership {
+		return
+	}
+	if user := b.sc.GetRunAsUser(); user != nil {
+		uid := uint32(user.GetValue())
+		dev.UID = &uid
+	}
+	if group := b.sc.GetRunAsGroup(); group != nil {
+		gid := uint32(group.GetValue())
+		dev.GID = &gid
+	}
+}
+
 // addDevice lets the later of two with the same path win.
 func (b *bundle) addDevice(dev specs.LinuxDevice) {
 	list := &b.spec.Linux.Devices
 	*list = append(slices.DeleteFunc(*list, func(d specs.LinuxDevice) bool { return d.Path == dev.Path }), dev)
 }
 
-// parseDevices reads "/dev/a[:/dev/b[:rwm]]".
-func parseDevices(texts []string) ([]device, error) {
+// parseDevices reads "/dev/a[:/dev/b][:rwm]".
+func parseDevices(field string, texts []string) ([]device, error) {
 	var devices []device
 	for _, text := range texts {
-		parts := append(strings.Split(text, ":"), "", "")
+		parts := append(strings.Split(strings.TrimSpace(text), ":"), "", "")
 		d := device{parts[0], parts[1], parts[2]}
 		if len(parts) > 5 {
-			return nil, messages.Errorf(messages.Invalid, "additional_devices: %q: must be host-path:container-path:permissions", text)
+			return nil, messages.Errorf(messages.Invalid, "%s: %q: must be host-path:container-path:permissions", field, text)
 		}
-		if err := d.complete("additional_devices"); err != nil {
+		if d.access == "" && d.container != "" && strings.Trim(d.container, "rwm") == "" { // "/dev/a:rw"
+			d.container, d.access = "", d.container
+		}
+		if err := d.complete(field); err != nil {
 			return nil, err
 		}
 		devices = append(devices, d)

@@ -7,7 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strings"
 
+	securejoin "github.com/cyphar/filepath-securejoin"
 	"github.com/cyphar/filepath-securejoin/pathrs-lite"
 	"github.com/troupe-run/troupe/messages"
 	"golang.org/x/sys/unix"
@@ -57,12 +59,19 @@ func readInRoot(rootfs, name string) ([]byte, error) {
 // directory. What a mount will cover is left to the mount, and a root file
 // system that cannot be written to is left as it is.
 func (b *bundle) directories() error {
-	for _, volume := range b.r.Image.Volumes {
+	for _, volume := range b.volumesInRoot() {
 		if err := b.makeInRoot("image volume", path.Join("/", volume)); err != nil {
 			return err
 		}
 	}
 	return b.makeInRoot("working directory", b.spec.Process.Cwd)
+}
+
+func (b *bundle) volumesInRoot() []string {
+	if mode := b.config.ImageVolumes; mode != "" && mode != "mkdir" {
+		return nil
+	}
+	return b.r.Image.Volumes
 }
 
 func (b *bundle) makeInRoot(what, dir string) error {
@@ -71,10 +80,15 @@ func (b *bundle) makeInRoot(what, dir string) error {
 			return nil
 		}
 	}
-	missing := b.firstMissing(dir)
-	err := pathrs.MkdirAll(b.r.Rootfs, dir, os.FileMode(0o755))
+	// A link that leads nowhere leads to a directory that is made, inside the
+	// root as all it could mean. Whatever SecureJoin finds, MkdirAll is safe.
+	inside, err := securejoin.SecureJoin(b.r.Rootfs, dir)
 	if err == nil {
-		err = b.giveToRoot(dir, missing)
+		made := strings.TrimPrefix(inside, b.r.Rootfs)
+		missing := b.firstMissing(made)
+		if err = pathrs.MkdirAll(b.r.Rootfs, made, os.FileMode(0o755)); err == nil {
+			err = b.giveToRoot(made, missing)
+		}
 	}
 	switch {
 	case err == nil:

@@ -2,6 +2,7 @@ package bundles
 
 import (
 	"cmp"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -19,7 +20,7 @@ func (b *bundle) mounts() error {
 	if err != nil {
 		return err
 	}
-	for _, m := range b.defaultMounts() {
+	for _, m := range append(b.defaultMounts(), b.anonymousVolumes()...) {
 		covered := slices.ContainsFunc(asked, func(own specs.Mount) bool { return below(m.Destination, own.Destination) })
 		if !covered {
 			b.spec.Mounts = append(b.spec.Mounts, m)
@@ -75,15 +76,37 @@ func (b *bundle) podFiles() []specs.Mount {
 	return mounts
 }
 
-// askedMounts are the mounts of the request.
+// anonymousVolumes are directories for the VOLUMEs of the image, where the node
+// is set to make such (image_volumes = "bind").
+func (b *bundle) anonymousVolumes() []specs.Mount {
+	var mounts []specs.Mount
+	for _, at := range slices.Sorted(maps.Keys(b.r.Volumes.Anonymous)) {
+		mounts = append(mounts, specs.Mount{
+			Destination: at, Type: "bind", Source: b.r.Volumes.Anonymous[at], Options: []string{"rbind", "rprivate", "rw", "nosuid", "nodev"},
+		})
+	}
+	return mounts
+}
+
+// askedMounts are the mounts of the request. Of two on one path the later one
+// would hide the other (the kubelet's termination log and a user's volume): only
+// that one is made.
 func (b *bundle) askedMounts() ([]specs.Mount, error) {
 	var mounts []specs.Mount
+	images := b.r.Volumes.Images
 	for _, m := range b.r.Config.GetMounts() {
-		own, err := b.askedMount(m)
+		source := ""
+		if m.GetImage().GetImage() != "" {
+			if len(images) == 0 {
+				return nil, messages.Errorf(messages.Internal, "mount %s: image %s was not mounted for it", m.GetContainerPath(), m.GetImage().GetImage())
+			}
+			source, images = images[0], images[1:]
+		}
+		own, err := b.askedMount(m, source)
 		if err != nil {
 			return nil, err
 		}
-		mounts = append(mounts, own)
+		mounts = append(slices.DeleteFunc(mounts, func(o specs.Mount) bool { return o.Destination == own.Destination }), own)
 	}
 	slices.SortStableFunc(mounts, func(x, y specs.Mount) int { return cmp.Compare(depth(x.Destination), depth(y.Destination)) })
 	return mounts, nil
@@ -91,18 +114,22 @@ func (b *bundle) askedMounts() ([]specs.Mount, error) {
 
 func depth(p string) int { return strings.Count(strings.TrimSuffix(p, "/"), "/") }
 
-func (b *bundle) askedMount(m *runtime.Mount) (specs.Mount, error) {
+// askedMount is one of them; image is where its image is mounted, if it has one.
+func (b *bundle) askedMount(m *runtime.Mount, image string) (specs.Mount, error) {
 	at := m.GetContainerPath()
 	switch destination := path.Clean(at); {
 	case !path.IsAbs(at) || destination == "/":
 		return specs.Mount{}, messages.Errorf(messages.Invalid, "mount %q: container_path must be an absolute path below /", at)
-	case m.GetImage().GetImage() != "":
-		return specs.Mount{}, messages.Errorf(messages.Unsupported, "mount %s: image volumes are not supported yet", at)
+	case image != "":
+		return b.imageMount(m, image)
 	case !path.IsAbs(m.GetHostPath()):
 		return specs.Mount{}, messages.Errorf(messages.Invalid, "mount %s: host_path %q: must be an absolute path", at, m.GetHostPath())
 	}
 	source, err := b.lookAt(b.ctx, at, m.GetHostPath())
 	if err != nil {
+		return specs.Mount{}, err
+	}
+	if err := checkOverProc(at, source); err != nil {
 		return specs.Mount{}, err
 	}
 	options, err := b.mountOptions(m, source)
@@ -115,10 +142,6 @@ func (b *bundle) askedMount(m *runtime.Mount) (specs.Mount, error) {
 	}, nil
 }
 
-// extraOptions are those a caller may add (cri-api, Mount.mount_options): they
-// can only take rights away.
-var extraOptions = []string{"noexec", "nodev", "nosuid", "noatime", "nodiratime", "relatime"}
-
 func (b *bundle) mountOptions(m *runtime.Mount, source string) ([]string, error) {
 	at := m.GetContainerPath()
 	options := []string{"rbind"}
@@ -130,8 +153,8 @@ func (b *bundle) mountOptions(m *runtime.Mount, source string) ([]string, error)
 	switch {
 	case m.GetRecursiveReadOnly() && (!m.GetReadonly() || m.GetPropagation() != runtime.MountPropagation_PROPAGATION_PRIVATE):
 		return nil, messages.Errorf(messages.Invalid, "mount %s: recursive_read_only needs readonly and private propagation", at)
-	case m.GetRecursiveReadOnly() && !b.node.rro:
-		return nil, messages.Errorf(messages.RROUnsupported, "mount %s: recursive_read_only needs Linux 5.12", at)
+	case m.GetRecursiveReadOnly() && !b.recursive():
+		return nil, messages.Errorf(messages.RROUnsupported, "mount %s: recursive_read_only needs Linux 5.12 and a runtime that knows rro; handler %q on this node has not both", at, b.r.Handler)
 	case m.GetRecursiveReadOnly():
 		options = append(options, "ro", "rro")
 	case m.GetReadonly():
@@ -139,13 +162,8 @@ func (b *bundle) mountOptions(m *runtime.Mount, source string) ([]string, error)
 	default:
 		options = append(options, "rw")
 	}
-	for _, extra := range m.GetMountOptions() {
-		if !slices.Contains(extraOptions, extra) {
-			return nil, messages.Errorf(messages.Invalid, "mount %s: mount_options: %q: must be one of %s", at, extra, strings.Join(extraOptions, ", "))
-		}
-		options = append(options, extra)
-	}
-	return options, nil
+	extra, err := b.extra(m)
+	return append(options, extra...), err
 }
 
 // propagation is the option for the mount; the root of the container has to
@@ -156,9 +174,13 @@ func (b *bundle) propagation(m *runtime.Mount, source string) (string, error) {
 	case runtime.MountPropagation_PROPAGATION_PRIVATE:
 		return "rprivate", nil
 	case runtime.MountPropagation_PROPAGATION_HOST_TO_CONTAINER:
-		if shared, slave, err := peers(source); err == nil && !shared && !slave {
-			b.log.Warn("the source of a mount is on a private mount: later mounts will not show in the container",
-				"mount", at, "source", source)
+		shared, slave, err := peers(source)
+		if err != nil {
+			return "", err
+		}
+		if !shared && !slave {
+			return "", messages.Errorf(messages.Invalid,
+				"mount %s: propagation is host-to-container, but %s is on a private mount, from which nothing propagates: run mount --make-rshared on it", at, source)
 		}
 		if b.spec.Linux.RootfsPropagation == "" {
 			b.spec.Linux.RootfsPropagation = "rslave"

@@ -94,8 +94,7 @@ func TestMountOptionsSayWhatIsAskedFor(t *testing.T) {
 		"plain":     {&runtime.Mount{}, "rbind rprivate rw"},
 		"read-only": {&runtime.Mount{Readonly: true}, "rbind rprivate ro"},
 		"recursive": {&runtime.Mount{Readonly: true, RecursiveReadOnly: true}, "rbind rprivate ro rro"},
-		"slave":     {&runtime.Mount{Propagation: runtime.MountPropagation_PROPAGATION_HOST_TO_CONTAINER}, "rbind rslave rw"},
-		"more":      {&runtime.Mount{MountOptions: []string{"noexec", "nosuid"}}, "rbind rprivate rw noexec nosuid"},
+		"more":      {&runtime.Mount{MountOptions: []string{"noexec", "nosuid", "noatime"}}, "rbind rprivate rw noexec rnoexec nosuid rnosuid noatime"},
 	} {
 		r := request(t)
 		c.m.ContainerPath, c.m.HostPath = "/data", t.TempDir()
@@ -126,7 +125,7 @@ func TestAMountThatCannotBeMadeIsRefused(t *testing.T) {
 	bad(messages.Invalid, &runtime.Mount{HostPath: dir, Propagation: 8}, "propagation")
 	bad(messages.Invalid, &runtime.Mount{HostPath: dir, RecursiveReadOnly: true}, "recursive_read_only")
 	bad(messages.Invalid, &runtime.Mount{HostPath: dir, MountOptions: []string{"suid"}}, "mount_options")
-	bad(messages.Unsupported, &runtime.Mount{Image: &runtime.ImageSpec{Image: "x"}}, "image")
+	bad(messages.Internal, &runtime.Mount{Image: &runtime.ImageSpec{Image: "x"}}, "image x was not mounted")
 
 	n := testNode(t)
 	n.rro = false
@@ -147,7 +146,7 @@ func TestALinkAsSourceIsMountedAsWhatItPointsTo(t *testing.T) {
 	equal(t, "source", mountAt(spec, "/data").Source, real)
 }
 
-func TestBidirectionalNeedsASharedMount(t *testing.T) {
+func TestPropagationNeedsAMountThatPropagates(t *testing.T) {
 	b := newTest(t, testNode(t))
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
@@ -165,7 +164,13 @@ func TestBidirectionalNeedsASharedMount(t *testing.T) {
 	r := request(t)
 	r.Config.Mounts = []*runtime.Mount{{ContainerPath: "/data", HostPath: source, Propagation: runtime.MountPropagation_PROPAGATION_BIDIRECTIONAL}}
 	wantError(t, b, r, messages.Invalid, "/data", source, "not on a shared mount")
+	slave := request(t)
+	slave.Config.Mounts = []*runtime.Mount{{ContainerPath: "/data", HostPath: source, Propagation: runtime.MountPropagation_PROPAGATION_HOST_TO_CONTAINER}}
+	wantError(t, b, slave, messages.Invalid, "/data", source, "on a private mount")
 	propagate(unix.MS_SHARED)
+	if spec, _ := written(t, b, slave); !slices.Contains(mountAt(spec, "/data").Options, "rslave") || spec.Linux.RootfsPropagation != "rslave" {
+		t.Errorf("%+v %q", mountAt(spec, "/data"), spec.Linux.RootfsPropagation)
+	}
 	spec, _ := written(t, b, r)
 	if !slices.Contains(mountAt(spec, "/data").Options, "rshared") || spec.Linux.RootfsPropagation != "rshared" {
 		t.Errorf("%+v %q", mountAt(spec, "/data"), spec.Linux.RootfsPropagation)
@@ -239,9 +244,6 @@ func TestDevicesAreTheNodesAndNoOthersAreAllowed(t *testing.T) {
 		r.Config.Devices = []*runtime.Device{bad}
 		wantError(t, b, r, messages.Invalid, "device")
 	}
-	r = request(t)
-	r.Config.CDIDevices = []*runtime.CDIDevice{{Name: "vendor.com/gpu=0"}}
-	wantError(t, b, r, messages.Unsupported, "vendor.com/gpu=0")
 }
 
 func TestResourcesAreTheRequestsInTheRuntimesWords(t *testing.T) {
@@ -270,15 +272,24 @@ func TestResourcesAreTheRequestsInTheRuntimesWords(t *testing.T) {
 		t.Errorf("%+v", res)
 	}
 	for word, bad := range map[string]*runtime.LinuxContainerResources{
-		"hugetlb": {HugepageLimits: []*runtime.HugepageLimit{{PageSize: "2MB", Limit: 1}}},
-		"1GB":     {HugepageLimits: []*runtime.HugepageLimit{{PageSize: "1GB", Limit: 1}}},
-		"v1":      {Unified: map[string]string{"memory.high": "1"}},
+		"1GB": {HugepageLimits: []*runtime.HugepageLimit{{PageSize: "1GB", Limit: 1}}},
+		"v1":  {Unified: map[string]string{"memory.high": "1"}},
 	} {
 		r := request(t)
 		r.Config.Linux.Resources = bad
 		wantError(t, b, r, messages.Invalid, word)
 	}
+	// A limit that no controller here can hold is left out, and the container starts.
+	r.Config.Linux.Resources = &runtime.LinuxContainerResources{HugepageLimits: []*runtime.HugepageLimit{{PageSize: "2MB", Limit: 1}}}
+	if spec, _ := written(t, b, r); spec.Linux.Resources.HugepageLimits != nil {
+		t.Errorf("%+v", spec.Linux.Resources.HugepageLimits)
+	}
 	n.unified = true
+	for _, key := range []string{"memory", "../x.y", "memory/high.x", "cgroup.kill", "io.max", ""} {
+		r := request(t)
+		r.Config.Linux.Resources = &runtime.LinuxContainerResources{Unified: map[string]string{key: "1"}}
+		wantError(t, newTest(t, n), r, messages.Invalid, "unified")
+	}
 	r.Config.Linux.Resources = &runtime.LinuxContainerResources{Unified: map[string]string{"memory.high": "1"}}
 	spec, _ = written(t, newTest(t, n), r)
 	equal(t, "unified", spec.Linux.Resources.Unified, map[string]string{"memory.high": "1"})

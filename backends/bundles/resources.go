@@ -2,9 +2,11 @@ package bundles
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -45,11 +47,29 @@ func (b *bundle) resources() error {
 	if out.HugepageLimits, err = b.hugepages(asked.GetHugepageLimits()); err != nil {
 		return err
 	}
-	if len(asked.GetUnified()) > 0 && !b.node.unified {
-		return messages.Errorf(messages.Invalid, "linux.resources.unified: this node has cgroup v1, which has no unified keys")
+	out.Unified, err = b.unified(asked.GetUnified())
+	return err
+}
+
+// unifiedKey is a file of a controller in a cgroup v2 directory.
+var unifiedKey = regexp.MustCompile(`^([a-z0-9_]+)(\.[a-zA-Z0-9_]+)+$`)
+
+// unified are files of the container's cgroup v2, written as they are. Those of
+// cgroup itself (cgroup.kill, cgroup.procs) are no resources.
+func (b *bundle) unified(asked map[string]string) (map[string]string, error) {
+	if len(asked) > 0 && !b.node.unified {
+		return nil, messages.Errorf(messages.Invalid, "linux.resources.unified: this node has cgroup v1, which has no unified keys")
 	}
-	out.Unified = asked.GetUnified()
-	return nil
+	for key, value := range asked {
+		match := unifiedKey.FindStringSubmatch(key)
+		switch {
+		case match == nil || match[1] == "cgroup" || strings.ContainsAny(value, "\x00"):
+			return nil, messages.Errorf(messages.Invalid, "linux.resources.unified: %q: must be a file of a controller, like memory.high", key)
+		case !b.node.has(match[1]):
+			return nil, messages.Errorf(messages.Invalid, "linux.resources.unified: %q: this node has no %s controller (it has %s)", key, match[1], strings.Join(b.node.controllers, ", "))
+		}
+	}
+	return asked, nil
 }
 
 func cpu(asked *runtime.LinuxContainerResources) *specs.LinuxCPU {
@@ -92,15 +112,17 @@ func (b *bundle) memory(asked *runtime.LinuxContainerResources) *specs.LinuxMemo
 }
 
 // hugepages: the kubelet sends a limit of 0 for every page size the node has,
-// also where no controller could enforce it.
+// also where no controller could enforce it. Where there is none (on a hybrid
+// hierarchy hugetlb is v2's, and containers are in v1) a container starts
+// without its limit, as with the other runtimes: the scheduler counts pages
+// all the same, and a pod that does not start helps nobody.
 func (b *bundle) hugepages(asked []*runtime.HugepageLimit) ([]specs.LinuxHugepageLimit, error) {
 	var limits []specs.LinuxHugepageLimit
 	for _, h := range asked {
 		size, err := b.pageSize(h.GetPageSize())
-		if err == nil && !b.node.has("hugetlb") {
-			err = messages.Errorf(messages.Invalid, "hugepage_limits: %s: this node has no hugetlb cgroup controller", h.GetPageSize())
-		}
 		switch {
+		case err == nil && !b.node.has("hugetlb"):
+			b.log.Log(b.ctx, levelOf0(h.GetLimit()), "a hugepage limit is left out: this node has no hugetlb cgroup controller", "size", size, "limit", h.GetLimit())
 		case err == nil:
 			limits = append(limits, specs.LinuxHugepageLimit{Pagesize: size, Limit: h.GetLimit()})
 		case h.GetLimit() > 0:
@@ -110,6 +132,14 @@ func (b *bundle) hugepages(asked []*runtime.HugepageLimit) ([]specs.LinuxHugepag
 		}
 	}
 	return limits, nil
+}
+
+// levelOf0: a limit of 0 is what the kubelet always sends.
+func levelOf0(limit uint64) slog.Level {
+	if limit == 0 {
+		return slog.LevelDebug
+	}
+	return slog.LevelWarn
 }
 
 // pageSize writes a size as the kernel names its files ("2MB"), and checks that

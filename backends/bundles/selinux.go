@@ -112,7 +112,8 @@ func (b *bundle) selinux() error {
 	}
 	b.spec.Process.SelinuxLabel = b.r.Labels.Process
 	b.spec.Linux.MountLabel = b.r.Labels.Mount
-	return b.relabel(b.r.Labels.Mount)
+	b.relabel(b.r.Labels.Mount)
+	return nil
 }
 
 // dropLevel is Drop for what Held says of levels.

@@ -45,6 +45,7 @@ var containerParts = []part{
 	{"mounts", (*bundle).mounts},
 	{"user namespace", (*bundle).userNamespace},
 	{"devices", (*bundle).devices},
+	{"CDI devices", (*bundle).cdiDevices},
 	{"resources", (*bundle).resources},
 	{"limits", (*bundle).limits},
 	{"seccomp", (*bundle).seccomp},
@@ -54,6 +55,7 @@ var containerParts = []part{
 	{"directories", (*bundle).directories},
 	{"log path", (*bundle).logPath},
 	{"stop signal", (*bundle).stopSignal},
+	{"hooks", (*bundle).ociHooks}, // they are chosen by all the others
 }
 
 // pauseParts make the spec of a pod's pause process.

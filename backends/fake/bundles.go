@@ -16,6 +16,7 @@ type bundle struct {
 	torn       bool
 	args       []string
 	rootfs     bool // it names a root of its own, which must be mounted
+	volumes    bool // it mounts images, which must be mounted
 	namespaces messages.Namespaces
 	inodes     [3]uint64 // of net, ipc, uts when it was written
 	target     string    // PID namespace to join
@@ -53,7 +54,7 @@ func (b bundlesBackend) Write(ctx context.Context, r backends.BundleRequest) (ba
 			}
 		}
 		n.bundles[k] = &bundle{
-			torn: true, args: arguments(r), rootfs: r.Rootfs != "", namespaces: r.Namespaces, target: r.TargetPIDNS, shm: r.Files.Shm == n.shmPath(r.Pod),
+			torn: true, args: arguments(r), rootfs: r.Rootfs != "", volumes: len(r.Volumes.Images) > 0, namespaces: r.Namespaces, target: r.TargetPIDNS, shm: r.Files.Shm == n.shmPath(r.Pod),
 			inodes: [3]uint64{n.inode(r.Namespaces.Network), n.inode(r.Namespaces.IPC), n.inode(r.Namespaces.UTS)},
 		}
 		if n.hook.Half(c) {
@@ -70,6 +71,9 @@ func (n *Node) checkBundle(k backends.Key, r backends.BundleRequest) error {
 	}
 	if r.Rootfs == "" && r.Config != nil {
 		return messages.Errorf(messages.Invalid, "container %.12s has no root", r.Container)
+	}
+	if v := n.volumes[k]; len(r.Volumes.Images) > 0 && (v == nil || !v.mounted) {
+		return messages.Errorf(messages.Precondition, "container %.12s: its volumes are not mounted", r.Container)
 	}
 	for _, m := range r.Config.GetMounts() {
 		if m.HostPath != "" && n.missing[m.HostPath] {
@@ -93,6 +97,11 @@ func (n *Node) describe(k backends.Key, r backends.BundleRequest) backends.Bundl
 	b := backends.Bundle{Dir: n.bundleDir(k), StopSignal: stopSignal(r.Image.StopSignal)}
 	if dir, file := r.PodConfig.GetLogDirectory(), r.Config.GetLogPath(); dir != "" && file != "" {
 		b.LogPath = path.Join(dir, file)
+	}
+	for _, m := range r.Config.GetMounts() {
+		if m.SelinuxRelabel { // this node has SELinux
+			b.Relabel = append(b.Relabel, backends.Relabel{Path: m.HostPath, Label: "system_u:object_r:container_file_t:s0"})
+		}
 	}
 	uid := r.Config.GetLinux().GetSecurityContext().GetRunAsUser().GetValue()
 	if name := r.Config.GetLinux().GetSecurityContext().GetRunAsUsername(); name != "" {

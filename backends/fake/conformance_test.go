@@ -44,6 +44,13 @@ func TestRootfsConforms(t *testing.T) {
 	})
 }
 
+func TestVolumesConform(t *testing.T) {
+	conformance.Volumes(t, func(t *testing.T) conformance.VolumesHarness {
+		n := fake.New(fake.Config{})
+		return conformance.VolumesHarness{Volumes: n.Backends().Volumes, ImageID: pull(t, n, "busybox").ID}
+	})
+}
+
 func TestRuntimeConforms(t *testing.T) {
 	var n *fake.Node
 	var pods int

@@ -93,6 +93,9 @@ func (n *Node) Reboot() {
 		for _, r := range n.roots {
 			r.mounted = false
 		}
+		for _, v := range n.volumes {
+			v.mounted, v.images = false, nil
+		}
 		for _, f := range n.files {
 			f.shm = false
 		}

@@ -27,7 +27,7 @@ func (n *Node) Empty() (left []string) {
 
 // held is what all backends hold.
 func (n *Node) held() []backends.Held {
-	return slices.Concat(n.heldProcesses(), n.heldBundles(), n.heldRoots(), n.heldAddresses(),
+	return slices.Concat(n.heldProcesses(), n.heldBundles(), n.heldVolumes(), n.heldRoots(), n.heldAddresses(),
 		n.heldFiles(), n.heldPins(), n.heldCgroups(), n.heldRecords())
 }
 
@@ -131,6 +131,7 @@ func (n *Node) wrongContainer(k backends.Key, say sayer) (left bool) {
 		{"a process, an exit or a cgroup", p != nil},
 		{"a bundle", n.bundles[k] != nil},
 		{"a root", root != nil},
+		{"volumes", n.volumes[k] != nil},
 	} {
 		left = left || h.held
 		if h.held && !n.hasRecord(record) {
@@ -139,6 +140,13 @@ func (n *Node) wrongContainer(k backends.Key, say sayer) (left bool) {
 	}
 	if root != nil && root.mounted && n.store.images[root.image] == nil {
 		say(k.Container, "its root is mounted over image %.12s, which is gone", root.image)
+	}
+	if v := n.volumes[k]; v != nil {
+		for _, image := range v.images {
+			if n.store.images[image] == nil {
+				say(k.Container, "it has image %.12s mounted as a volume, which is gone", image)
+			}
+		}
 	}
 	return left || n.records[k] != nil
 }
@@ -153,6 +161,9 @@ func (n *Node) wrongProcess(p *process, say sayer) {
 	lacks := func(what string) { say(p.Container, "process %d lives without its %s", p.Pid, what) }
 	if r := n.roots[p.key()]; p.bundle.rootfs && (r == nil || !r.mounted) {
 		lacks("root")
+	}
+	if v := n.volumes[p.key()]; p.bundle.volumes && (v == nil || !v.mounted) {
+		lacks("volumes")
 	}
 	if n.bundles[p.key()] == nil {
 		lacks("bundle")
@@ -172,7 +183,7 @@ func (n *Node) wrongProcess(p *process, say sayer) {
 
 // miscounted checks the fake itself: the disk holds what it says it holds.
 func (n *Node) miscounted() []string {
-	used := int64(len(n.roots)+len(n.bundles)+len(n.files)) * smallFile
+	used := int64(len(n.roots)+len(n.volumes)+len(n.bundles)+len(n.files)) * smallFile
 	for _, r := range n.records {
 		used += int64(len(r.data))
 	}

@@ -54,6 +54,7 @@ type Node struct {
 	files       map[string]*podFiles // by pod
 	cgroups     map[string]string    // ours, by pod
 	roots       map[backends.Key]*root
+	volumes     map[backends.Key]*volumes
 	bundles     map[backends.Key]*bundle
 	missing     map[string]bool // host paths that are not there
 	runtime     monitor
@@ -72,7 +73,7 @@ func New(c Config) *Node {
 	n := &Node{
 		conf: c, hook: c.Hook, serial: 1000, disk: disk{size: c.Disk},
 		pins: map[string]*pins{}, files: map[string]*podFiles{},
-		cgroups: map[string]string{}, roots: map[backends.Key]*root{},
+		cgroups: map[string]string{}, roots: map[backends.Key]*root{}, volumes: map[backends.Key]*volumes{},
 		bundles: map[backends.Key]*bundle{}, missing: map[string]bool{}, registry: map[string]published{}, unreachable: map[string]bool{},
 		records: map[backends.Key]*record{}, excused: map[backends.Key]bool{},
 		changed: map[string]bool{}, known: map[string][]string{},
@@ -102,7 +103,7 @@ func New(c Config) *Node {
 func (n *Node) Backends() *backends.Node {
 	return &backends.Node{
 		Namespaces: namespacesBackend{n}, Network: networkBackend{n}, Files: filesBackend{n},
-		Cgroups: cgroupsBackend{n}, Rootfs: rootfsBackend{n}, Bundles: bundlesBackend{n},
+		Cgroups: cgroupsBackend{n}, Rootfs: rootfsBackend{n}, Volumes: volumesBackend{n}, Bundles: bundlesBackend{n},
 		Runtime: runtimeBackend{n}, Images: imagesBackend{n}, Journal: journalBackend{n},
 	}
 }
@@ -170,7 +171,7 @@ func (n *Node) next() uint64 {
 // checkIDs refuses what could lead out of a directory, as the real backends do.
 func checkIDs(c Call) error {
 	switch c.Method {
-	case "Held", "Load", "Status", "GC", "Watch", "Connect":
+	case "Held", "Load", "Status", "GC", "Watch", "Connect", "Relabel":
 		return nil
 	}
 	if c.Backend == "Images" {
@@ -179,7 +180,7 @@ func checkIDs(c Call) error {
 	if err := backends.CheckID("pod", c.Pod); err != nil {
 		return err
 	}
-	byContainer := c.Backend == "Rootfs" || c.Backend == "Bundles" || c.Backend == "Runtime"
+	byContainer := c.Backend == "Rootfs" || c.Backend == "Volumes" || c.Backend == "Bundles" || c.Backend == "Runtime"
 	if byContainer || c.Container != "" {
 		return backends.CheckID("container", c.Container)
 	}

@@ -12,7 +12,7 @@ import (
 // overlay is one overlay mount to be made.
 type overlay struct {
 	lowers      []string // the uppermost first
-	upper, work string
+	upper, work string   // empty: nothing is written to it
 	label       string // SELinux context, or empty
 	options     []string
 }
@@ -23,6 +23,7 @@ var flags = map[string]struct{ attr, ms uintptr }{
 	"nosuid":  {unix.MOUNT_ATTR_NOSUID, unix.MS_NOSUID},
 	"noexec":  {unix.MOUNT_ATTR_NOEXEC, unix.MS_NOEXEC},
 	"noatime": {unix.MOUNT_ATTR_NOATIME, unix.MS_NOATIME},
+	"ro":      {unix.MOUNT_ATTR_RDONLY, unix.MS_RDONLY},
 }
 
 // longestValue is what fsconfig(2) takes for a string.
@@ -81,8 +82,10 @@ func (o overlay) mountNew(target string) error {
 			return explained(fd, fmt.Errorf("layer %s: %w", lower, err))
 		}
 	}
-	if err := errors.Join(paths.set(fd, "upperdir", o.upper), paths.set(fd, "workdir", o.work)); err != nil {
-		return explained(fd, err)
+	if o.upper != "" {
+		if err := errors.Join(paths.set(fd, "upperdir", o.upper), paths.set(fd, "workdir", o.work)); err != nil {
+			return explained(fd, err)
+		}
 	}
 	attr, err := o.configure(fd)
 	if err != nil {
@@ -156,15 +159,18 @@ func (o overlay) mountClassic(target string) error {
 		}
 		lowers[i] = short
 	}
-	upper, err := paths.open(o.upper)
-	if err != nil {
-		return err
+	data := []string{"lowerdir=" + strings.Join(lowers, ":")}
+	if o.upper != "" {
+		upper, err := paths.open(o.upper)
+		if err != nil {
+			return err
+		}
+		work, err := paths.open(o.work)
+		if err != nil {
+			return err
+		}
+		data = append(data, "upperdir="+upper, "workdir="+work)
 	}
-	work, err := paths.open(o.work)
-	if err != nil {
-		return err
-	}
-	data := []string{"lowerdir=" + strings.Join(lowers, ":"), "upperdir=" + upper, "workdir=" + work}
 	var ms uintptr
 	for _, option := range o.options {
 		if f, ok := flags[option]; ok {

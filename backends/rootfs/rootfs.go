@@ -35,6 +35,9 @@ type Config struct {
 	// MountOptions are options of overlayfs ("metacopy=on", "volatile") or of
 	// the mount ("nodev", "nosuid", "noexec", "noatime").
 	MountOptions []string
+	// BindVolumes gives each VOLUME of a container's image a directory outside
+	// the root (image_volumes = "bind" of crio.conf(5)).
+	BindVolumes bool
 	Log          *slog.Logger
 }
 

@@ -78,11 +78,13 @@ func (m *machine) fill(c *config.Config, log *slog.Logger) (err error) {
 	}
 	m.Images, m.closers = store, append(m.closers, store.Close)
 	m.reload = func() { store.Reload(); specs.Reload() }
-	roots, err := rootfs.New(rootfs.Config{Root: c.Troupe.Root, Layers: store.LayerDirs, Log: of("rootfs")})
+	roots, err := rootfs.New(rootfs.Config{
+		Root: c.Troupe.Root, Layers: store.LayerDirs, BindVolumes: c.Image.Volumes == config.BindVolumes, Log: of("rootfs"),
+	})
 	if err != nil {
 		return err
 	}
-	m.Rootfs, m.mapped = roots, canMapUsers(roots, c, log)
+	m.Rootfs, m.Volumes, m.mapped = roots, rootfs.NewVolumes(roots), canMapUsers(roots, c, log)
 	m.Network = cni.New(cni.Config{
 		ConfDir: c.Network.Dir, PluginDirs: c.UsePluginDirs(), DefaultNetwork: c.Network.Default,
 		CacheDir: filepath.Join(c.Troupe.Root, "cni"), Log: of("cni"),
@@ -131,8 +133,25 @@ func bundlesConfig(c *config.Config, log *slog.Logger) bundles.Config {
 		AdditionalDevices:         c.Runtime.Devices,
 		HostnetworkDisableSELinux: c.Runtime.HostNetNoSELinux,
 		DisableSELinux:            !c.Runtime.SELinux,
+		AllowedDevices:            c.Runtime.AllowedDevices,
+		DeviceOwnership:           c.Runtime.DeviceOwnership,
+		CDISpecDirs:               c.Runtime.CDISpecDirs,
+		HooksDirs:                 c.Runtime.HooksDirs,
+		ImageVolumes:              c.Image.Volumes,
+		Handlers:                  handlerRules(c),
 		Log:                       log,
 	}
+}
+
+// handlerRules are what differs between containers of one handler and another.
+func handlerRules(c *config.Config) map[string]bundles.HandlerRules {
+	rules := map[string]bundles.HandlerRules{}
+	for _, name := range c.HandlerNames() {
+		if h := c.Handlers[name]; h != nil {
+			rules[name] = bundles.HandlerRules{AllowedAnnotations: h.AllowedAnnotations, WithoutHostDevices: h.WithoutHostDevices}
+		}
+	}
+	return rules
 }
 
 func buildImages(c *config.Config, log *slog.Logger) (*images.Store, error) {
@@ -188,13 +207,17 @@ func criConfig(c *config.Config, node cri.Node, meter cri.Meter, log *slog.Logge
 	rro := unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}) != unix.ENOSYS
 	var handlers []cri.Handler
 	for _, name := range c.HandlerNames() {
-		handlers = append(handlers, cri.Handler{Name: name, RecursiveReadOnly: rro})
+		h := cri.Handler{Name: name, RecursiveReadOnly: rro}
+		if own := c.Handlers[name]; own != nil {
+			h.AllowedAnnotations = own.AllowedAnnotations
+		}
+		handlers = append(handlers, h)
 	}
 	return cri.Config{
 		Node: node, Meter: meter, Metrics: c.Stats.PodMetrics, Version: buildOf().Version, Handlers: handlers, DefaultHandler: c.Runtime.DefaultHandler,
 		CgroupDriver: driver, Shown: c, MaxReceive: c.API.MaxRecv, MaxSend: c.API.MaxSend, Log: log,
 		Streaming: streaming(c),
-		Features:  &runtime.RuntimeFeatures{SupplementalGroupsPolicy: true},
+		Features:  &runtime.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
 	}
 }
 

@@ -6,9 +6,11 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 )
 
@@ -23,6 +25,7 @@ type ImageSpec struct {
 	Labels               map[string]string
 	Passwd               string            // lines added to /etc/passwd
 	Files                map[string]string // a second layer, by path without leading slash
+	Links                map[string]string // symbolic links of the second layer, which replace what is there
 	Ballast              []int             // further layers of that many incompressible bytes
 	Zeros                int               // a further layer of that many zeros: small until it is unpacked
 	Layers               []*Layer          // instead of busybox's layer; Passwd then has no effect
@@ -66,10 +69,13 @@ func BuildImage(spec ImageSpec) (*Image, error) {
 		}
 		tars = append(tars, base)
 	}
-	if len(spec.Files) > 0 {
+	if len(spec.Files)+len(spec.Links) > 0 {
 		extra := &Layer{}
-		for name, content := range spec.Files {
-			extra.File(name, []byte(content), 0o755)
+		for _, name := range slices.Sorted(maps.Keys(spec.Files)) {
+			extra.File(name, []byte(spec.Files[name]), 0o755)
+		}
+		for _, name := range slices.Sorted(maps.Keys(spec.Links)) {
+			extra.Symlink(name, spec.Links[name])
 		}
 		tars = append(tars, extra.done())
 	}

@@ -56,6 +56,11 @@ type Runtime struct {
 	SELinux             bool     // false: nothing is labelled
 	Devices             []string // path[:path[:rwm]]
 	PidsLimit           int      // ≤ 0: none
+	AllowedDevices      []string
+	DeviceOwnership     bool
+	CDISpecDirs         []string
+	HooksDirs           []string
+	RejectAbsent        []string
 	LogLevel, LogFilter string
 }
 
@@ -63,6 +68,9 @@ type Runtime struct {
 type Handler struct {
 	Type string // libcontainer, oci, vm or pod; empty: oci (crio.conf(5))
 	Path string
+	// AllowedAnnotations are those of CRI-O's that its pods may steer it by.
+	AllowedAnnotations []string
+	WithoutHostDevices bool // a privileged container gets no devices it does not ask for
 }
 
 // Image is how images are pulled.
@@ -74,6 +82,7 @@ type Image struct {
 	ShortNameMode      string
 	TempDir            string
 	PullStall          time.Duration // 0: a pull may stand still for ever
+	Volumes            string        // MakeVolumes, BindVolumes or IgnoreVolumes
 }
 
 // Network is CNI.
@@ -131,7 +140,7 @@ func (c *Config) handler(name string) *Handler {
 		c.Handlers = map[string]*Handler{}
 	}
 	if c.Handlers[name] == nil {
-		c.Handlers[name] = &Handler{}
+		c.Handlers[name] = &Handler{AllowedAnnotations: []string{}}
 	}
 	return c.Handlers[name]
 }

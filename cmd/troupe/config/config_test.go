@@ -113,7 +113,7 @@ func TestCRIOsOwnFileIsAccepted(t *testing.T) {
 		named[f.Key] = true
 	}
 	for _, key := range []string{
-		"crio.runtime.default_runtime", "crio.runtime.hooks_dir", "crio.nri.enable_nri",
+		"crio.runtime.default_runtime", "crio.nri.enable_nri",
 		"crio.runtime.runtimes.kata.runtime_type", "crio.runtime.workloads.management.resources.cpuset",
 		"crio.runtime.runtimes.crun.platform_runtime_paths",
 	} {

@@ -18,6 +18,9 @@ var imageOptions = []Option{
 		"Where the image library keeps big temporary files. Empty: /var/tmp.", absolute),
 	honoured("crio.image.pull_progress_timeout", 5*time.Minute, func(c *Config) *time.Duration { return &c.Image.PullStall },
 		"End a pull that stood still for so long; 0s: never.", check(notNegative)),
+	honoured("crio.image.image_volumes", MakeVolumes, func(c *Config) *string { return &c.Image.Volumes },
+		"The VOLUMEs of images: mkdir makes a directory in the root, bind a directory of its own that goes with the container, ignore nothing.",
+		oneOf(MakeVolumes, BindVolumes, IgnoreVolumes)),
 	known("crio.image.registries", []string{}, "use unqualified-search-registries of registries.conf(5)"),
 	known("crio.image.default_transport", "docker://", "images come from registries"),
 	known("crio.image.pause_image", "", noPause),
@@ -25,10 +28,16 @@ var imageOptions = []Option{
 	known("crio.image.pause_command", "", noPause),
 	known("crio.image.signature_policy_dir", "", "policies by namespace are not there yet"),
 	known("crio.image.namespaced_auth_dir", "", "credentials by namespace are not there yet"),
-	known("crio.image.image_volumes", "mkdir", "a directory is made for an image's volumes"),
 	known("crio.image.auto_reload_registries", false, "SIGHUP re-reads registries.conf(5)"),
 	known("crio.image.oci_artifact_mount_support", false, "artifact mounts are not there yet"),
 	known("crio.image.additional_artifact_stores", []string{}, "artifact mounts are not there yet"),
 }
+
+// The ways to treat the VOLUMEs of images.
+const (
+	MakeVolumes   = "mkdir"
+	BindVolumes   = "bind"
+	IgnoreVolumes = "ignore"
+)
 
 const noPause = "no pause image is used: the pause process is built in"
