@@ -6,7 +6,8 @@
 //
 // Two rules shape it. What comes from an image or from an annotation is never
 // trusted: files in the root file system are opened so that no link leads out
-// of it, and no annotation reaches the spec. And what cannot be given is
+// of it, and no annotation reaches the spec but those that the operator has
+// allowed for the handler. And what cannot be given is
 // refused, naming field and fix; nothing is silently left out of a container
 // except what the node itself lacks, and that is logged.
 package bundles
@@ -32,18 +33,19 @@ const (
 // Config is how containers are made on this node. The names are those of
 // crio.conf(5), table crio.runtime.
 type Config struct {
-	Root                      string   // e.g. /var/lib/troupe
-	DefaultCapabilities       []string // with or without CAP_; nil: crio's nine
-	DefaultUlimits            []string // "name=soft:hard", e.g. "nofile=1024:2048"; -1 is unlimited
-	DefaultEnv                []string // "NAME=value"; image and container override them
-	SeccompProfile            string   // path of RuntimeDefault; "": built in; "unconfined": none
-	PrivilegedSeccompProfile  string   // path; "" or "unconfined": none
-	ApparmorProfile           string   // of RuntimeDefault; DefaultApparmor is loaded by New; "" or "unconfined": none
-	PidsLimit                 int64    // processes in a container; 0 or less: no limit
-	CgroupManager             string   // Cgroupfs (or "") or Systemd
-	AdditionalDevices         []string // "/dev/a[:/dev/b[:rwm]]", in every container
-	HostnetworkDisableSELinux bool     // no SELinux confinement with host network
-	DisableSELinux            bool     // nothing is labelled, also where SELinux is on
+	Root                      string             // e.g. /var/lib/troupe
+	DefaultCapabilities       []string           // with or without CAP_; nil: crio's nine
+	DefaultUlimits            []string           // "name=soft:hard", e.g. "nofile=1024:2048"; -1 is unlimited
+	DefaultEnv                []string           // "NAME=value"; image and container override them
+	SeccompProfile            string             // path of RuntimeDefault; "": built in; "unconfined": none
+	PrivilegedSeccompProfile  string             // path; "" or "unconfined": none
+	ApparmorProfile           string             // of RuntimeDefault; DefaultApparmor is loaded by New; "" or "unconfined": none
+	PidsLimit                 int64              // processes in a container; 0 or less: no limit
+	CgroupManager             string             // Cgroupfs (or "") or Systemd
+	AdditionalDevices         []string           // "/dev/a[:/dev/b[:rwm]]", in every container
+	HostnetworkDisableSELinux bool               // no SELinux confinement with host network
+	DisableSELinux            bool               // nothing is labelled, also where SELinux is on
+	Handlers                  map[string]Handler // by name; others are as the rest of this says
 	Log                       *slog.Logger
 }
 
@@ -65,6 +67,7 @@ type defaults struct {
 	seccomp      profile
 	privileged   profile
 	devices      []device
+	handlers     map[string]handler
 }
 
 var _ backends.Bundles = (*Backend)(nil)
@@ -122,8 +125,10 @@ func (b *Backend) parse() (err error) {
 	if d.privileged, err = loadProfile("privileged_seccomp_profile", c.PrivilegedSeccompProfile, unconfinedProfile); err != nil {
 		return err
 	}
-	d.devices, err = parseDevices(c.AdditionalDevices)
-	return err
+	if d.devices, err = parseDevices(c.AdditionalDevices); err != nil {
+		return err
+	}
+	return b.parseHandlers()
 }
 
 // Write builds the bundle. The same request gives the same bundle; nothing is

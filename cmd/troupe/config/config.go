@@ -5,8 +5,6 @@
 package config
 
 import (
-	"maps"
-	"slices"
 	"time"
 )
 
@@ -57,12 +55,6 @@ type Runtime struct {
 	Devices             []string // path[:path[:rwm]]
 	PidsLimit           int      // ≤ 0: none
 	LogLevel, LogFilter string
-}
-
-// Handler is one runtime handler.
-type Handler struct {
-	Type string // libcontainer, oci, vm or pod; empty: oci (crio.conf(5))
-	Path string
 }
 
 // Image is how images are pulled.
@@ -119,8 +111,7 @@ func (c *Config) clone() *Config {
 	next := *c
 	next.Handlers = make(map[string]*Handler, len(c.Handlers))
 	for name, h := range c.Handlers {
-		copied := *h
-		next.Handlers[name] = &copied
+		next.Handlers[name] = h.clone()
 	}
 	return &next
 }
@@ -131,7 +122,7 @@ func (c *Config) handler(name string) *Handler {
 		c.Handlers = map[string]*Handler{}
 	}
 	if c.Handlers[name] == nil {
-		c.Handlers[name] = &Handler{}
+		c.Handlers[name] = newHandler()
 	}
 	return c.Handlers[name]
 }
@@ -147,10 +138,4 @@ func Defaults() *Config {
 	c.handler(BuiltinHandler).Type = TypeLibcontainer
 	c.derive(nil)
 	return c
-}
-
-// HandlerNames are the handlers that can be asked for, sorted.
-func (c *Config) HandlerNames() []string {
-	names := slices.Sorted(maps.Keys(c.Handlers))
-	return slices.DeleteFunc(names, func(name string) bool { return !c.Handlers[name].works() })
 }
