@@ -30,22 +30,6 @@ func (s *Server) RunPodSandbox(ctx context.Context, r *runtime.RunPodSandboxRequ
 	return &runtime.RunPodSandboxResponse{PodSandboxId: id}, nil
 }
 
-// handler is the name of a configured handler; none asked for is the default
-// (cri-api, RunPodSandboxRequest: an unknown one must be refused).
-func (s *Server) handler(name string) (string, error) {
-	if name == "" {
-		return s.config.DefaultHandler, nil
-	}
-	var known []string
-	for _, h := range s.config.Handlers {
-		if h.Name == name {
-			return name, nil
-		}
-		known = append(known, h.Name)
-	}
-	return "", messages.Errorf(messages.Invalid, "runtime handler %q is not configured on this node (there are: %v): correct the pod's RuntimeClass, or add the handler to the runtime's configuration", name, known)
-}
-
 // StopPodSandbox stops a sandbox and its containers. An unknown one is stopped.
 func (s *Server) StopPodSandbox(ctx context.Context, r *runtime.StopPodSandboxRequest) (*runtime.StopPodSandboxResponse, error) {
 	done := &runtime.StopPodSandboxResponse{}

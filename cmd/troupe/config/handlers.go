@@ -32,7 +32,10 @@ type Handler struct {
 
 // newHandler is a table without options in it.
 func newHandler() *Handler {
-	return &Handler{CreateSeconds: createTimeout, MinMemory: "12MiB"}
+	return &Handler{
+		CreateSeconds: createTimeout, MinMemory: "12MiB",
+		PlatformPaths: map[string]string{}, AllowedAnnotations: []string{}, DefaultAnnotations: map[string]string{},
+	}
 }
 
 func (h *Handler) clone() *Handler {
@@ -120,7 +123,7 @@ func (l *Loaded) checkHandlers() []error {
 		h, key := l.Handlers[name], handlerPrefix+name
 		switch {
 		case name == BuiltinHandler && !h.Builtin():
-			faults = append(faults, fmt.Errorf("%s.runtime_type is %q; leave it out, this handler is built in", key, h.Type))
+			faults = append(faults, fmt.Errorf("%s: %s.runtime_type is %q; leave it out, this handler is built in", l.fileOf(key), key, h.Type))
 		case !h.Builtin() && !h.external():
 			l.Findings = append(l.Findings, Finding{
 				File: l.fileOf(key), Key: key + ".runtime_type", Value: literal(h.Type),
