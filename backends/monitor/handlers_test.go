@@ -44,6 +44,7 @@ func TestAKubeletSeesNoDifferenceBetweenHandlers(t *testing.T) {
 		"Orphans": TestOrphansAreReapedWhileTheContainerRuns, "Exec": TestExecGivesOutputAndExitCode,
 		"ExecTimeout": TestAnExecThatTakesTooLongIsKilledWithItsChildren, "ExecErrors": TestExecSaysWhatIsWrong,
 		"Log": TestAllOutputIsInTheLogWhenTheExitIsTold, "TTY": TestATerminalIsTheStdoutStream, "Stdin": TestStdinIsEmptyUnlessAskedFor,
+		"Seccomp": TestProfilesDoNotMix, "SeccompPause": TestThePauseProcessIsConfinedAndHasNoFileOfOurs,
 		"Pause": TestThePauseProcessHoldsThePIDNamespaceAndReaps, "NextMonitor": TestTheNextMonitorReportsWhatTheLastOneLeft,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -178,6 +179,33 @@ func TestDeleteEndsACreateThatHangs(t *testing.T) {
 	wantKind(t, <-created, messages.Canceled, "was ended")
 	if running("sleep\x004003") != 0 {
 		t.Error("the runtime is still there")
+	}
+}
+
+func TestARuntimeEndsWithTheMonitorThatRanIt(t *testing.T) {
+	n := newNode(t)
+	n.cfg.Handlers["hangs"] = wire.Runtime{Path: n.script("exec sleep 4004")}
+	r := n.container(shell("true"))
+	r.Handler = "hangs"
+	ctx := n.ctx()
+	created := make(chan error, 1)
+	go func() {
+		_, err := n.Create(ctx, r)
+		created <- err
+	}()
+	n.eventually("the runtime runs", func() bool { return running("sleep\x004004") == 1 })
+	if err := syscall.Kill(n.monitorPid(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	wantKind(t, <-created, messages.Unavailable, "ended")
+	<-n.ended
+	n.connect()
+	n.eventually("the runtime has ended", func() bool { return running("sleep\x004004") == 0 })
+	if s, err := n.State(n.ctx(), r.Pod, r.Container); err != nil || s.Status != messages.ProcessGone {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if err := n.Delete(n.ctx(), r.Pod, r.Container); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -56,6 +56,8 @@ func (e *external) command(ctx context.Context, args []string, with func(*exec.C
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir = e.dir
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	// A runtime that outlived us would make a container that nobody knows.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = time.Second // a hook may hold what output reads
 	cmd.Cancel = func() error {
 		e.c.killTree(cmd.Process.Pid)

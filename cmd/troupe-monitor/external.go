@@ -52,6 +52,9 @@ func newExternal(c *container, r wire.Create, spec *specs.Spec) (engine, error) 
 			spec.Mounts[i].Source = join(r.Bundle, mount.Source)
 		}
 	}
+	if err := e.giveProgram(spec); err != nil {
+		c.log.Warn("no ready seccomp program: the runtime compiles the profile itself, which takes longer", "err", err)
+	}
 	if err := os.MkdirAll(e.dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -150,7 +153,9 @@ func (e *external) start(ctx context.Context) error {
 // runtime, and only when our own record does not say that it was started: the
 // last monitor may have ended just after.
 func (e *external) status() string {
-	rec := &e.c.record
+	e.c.mu.Lock()
+	rec := e.c.record
+	e.c.mu.Unlock()
 	if rec.Pid == 0 || rec.Born == 0 || startTime(rec.Pid) != rec.Born {
 		return wire.Exited
 	}

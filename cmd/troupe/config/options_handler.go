@@ -2,7 +2,7 @@ package config
 
 import "fmt"
 
-const byOperator = "troupe-monitor, which is the parent of all containers, does this"
+const sameMonitor = "troupe-monitor is the one monitor of all containers"
 
 var handlerOptions = []Option{
 	ofHandler("runtime_type", "", func(h *Handler) *string { return &h.Type },
@@ -33,10 +33,10 @@ var handlerOptions = []Option{
 	known(handlerPrefix+"*.no_sync_log", true, "logs are never forced to disk"),
 	known(handlerPrefix+"*.runtime_config_path", "", "it is for runtimes of type vm"),
 	known(handlerPrefix+"*.disallowed_annotations", []string{}, "only what allowed_annotations names reaches the runtime"),
-	known(handlerPrefix+"*.monitor_path", "", byOperator),
-	known(handlerPrefix+"*.monitor_cgroup", "", byOperator),
-	known(handlerPrefix+"*.monitor_exec_cgroup", "", byOperator),
-	known(handlerPrefix+"*.monitor_env", []string{}, byOperator),
+	known(handlerPrefix+"*.monitor_path", "", sameMonitor),
+	known(handlerPrefix+"*.monitor_cgroup", "", sameMonitor),
+	known(handlerPrefix+"*.monitor_exec_cgroup", "", sameMonitor),
+	known(handlerPrefix+"*.monitor_env", []string{}, sameMonitor),
 	known(handlerPrefix+"*.stream_websockets", true, "WebSocket is served beside SPDY for every handler"),
 }
 
