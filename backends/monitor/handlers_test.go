@@ -44,7 +44,7 @@ func TestAKubeletSeesNoDifferenceBetweenHandlers(t *testing.T) {
 		"Orphans": TestOrphansAreReapedWhileTheContainerRuns, "Exec": TestExecGivesOutputAndExitCode,
 		"ExecTimeout": TestAnExecThatTakesTooLongIsKilledWithItsChildren, "ExecErrors": TestExecSaysWhatIsWrong,
 		"Log": TestAllOutputIsInTheLogWhenTheExitIsTold, "TTY": TestATerminalIsTheStdoutStream, "Stdin": TestStdinIsEmptyUnlessAskedFor,
-		"Seccomp": TestProfilesDoNotMix, "SeccompPause": TestThePauseProcessIsConfinedAndHasNoFileOfOurs,
+		"SeccompPause": TestThePauseProcessIsConfinedAndHasNoFileOfOurs,
 		"Pause": TestThePauseProcessHoldsThePIDNamespaceAndReaps, "NextMonitor": TestTheNextMonitorReportsWhatTheLastOneLeft,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -56,6 +56,16 @@ func TestAKubeletSeesNoDifferenceBetweenHandlers(t *testing.T) {
 			})
 		})
 	}
+}
+
+// crun gets the program that was compiled for the profile before.
+func TestCrunGetsEachProfileCompiledOnce(t *testing.T) {
+	if _, err := exec.LookPath("crun"); err != nil {
+		t.Skip(err)
+	}
+	t.Setenv("TROUPE_TEST_HANDLER", "crun")
+	t.Run("Confined", TestRuntimeDefaultConfinesEveryStartAndExecAndNoFileLeaks)
+	t.Run("NotMixed", TestProfilesDoNotMix)
 }
 
 func TestHandlersRunSideBySide(t *testing.T) {
