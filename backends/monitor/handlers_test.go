@@ -45,7 +45,7 @@ func TestAKubeletSeesNoDifferenceBetweenHandlers(t *testing.T) {
 		"ExecTimeout": TestAnExecThatTakesTooLongIsKilledWithItsChildren, "ExecErrors": TestExecSaysWhatIsWrong,
 		"Log": TestAllOutputIsInTheLogWhenTheExitIsTold, "TTY": TestATerminalIsTheStdoutStream, "Stdin": TestStdinIsEmptyUnlessAskedFor,
 		"SeccompPause": TestThePauseProcessIsConfinedAndHasNoFileOfOurs,
-		"Pause": TestThePauseProcessHoldsThePIDNamespaceAndReaps, "NextMonitor": TestTheNextMonitorReportsWhatTheLastOneLeft,
+		"Pause":        TestThePauseProcessHoldsThePIDNamespaceAndReaps, "NextMonitor": TestTheNextMonitorReportsWhatTheLastOneLeft,
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachHandler(t, func(t *testing.T) {
