@@ -57,7 +57,7 @@ func Probe(ctx context.Context, path string) (Features, error) {
 	}
 	out, err = outputOf(ctx, path, "features")
 	if err != nil || json.Unmarshal(out, &document) != nil {
-		return f, nil // before runc 1.1 and crun 1.8.6
+		return f, nil // crun 1.8.1 (Debian 12) has no such command
 	}
 	f.RecursiveReadOnly = slices.Contains(document.MountOptions, "rro")
 	f.IDMap = document.Linux.MountExtensions.IDMap.Enabled
