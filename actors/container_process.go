@@ -7,6 +7,7 @@ import (
 
 	"github.com/asynkron/protoactor-go/actor"
 	"github.com/troupe-run/troupe/messages"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // Exit reasons, as the kubelet and its users know them.
@@ -121,7 +122,7 @@ func (c *container) exit(st messages.ProcessState) {
 	}
 	c.process.Status, c.process.ExitedAt, c.process.ExitCode = st.Status, st.ExitedAt, st.ExitCode
 	c.process.OOMKilled, c.process.ExitUnknown, c.process.Signal = st.OOMKilled, st.ExitUnknown, st.Signal
-	c.reason, c.message = exitReason(st)
+	c.reason, c.message = exitReason(st, hasSeccompProfile(c.plan.Config))
 	if st.ExitUnknown {
 		c.process.ExitCode = -1
 	}
@@ -148,9 +149,20 @@ func (c *container) afterExit() {
 	}
 }
 
+// hasSeccompProfile says whether a SIGSYS can have come from a filter.
+func hasSeccompProfile(c *runtime.ContainerConfig) bool {
+	sc := c.GetLinux().GetSecurityContext()
+	if sc.GetSeccomp() != nil {
+		return sc.GetSeccomp().GetProfileType() != runtime.SecurityProfile_Unconfined
+	}
+	//lint:ignore SA1019 deprecated, and still sent by older clients
+	old := sc.GetSeccompProfilePath()
+	return old != "" && old != "unconfined"
+}
+
 // exitReason puts an exit into the words of Kubernetes. An exit that nobody
 // saw is never given a code that means something.
-func exitReason(st messages.ProcessState) (reason, message string) {
+func exitReason(st messages.ProcessState, confined bool) (reason, message string) {
 	switch {
 	case st.ExitUnknown:
 		return reasonUnknown, "how the process ended is not known: the monitor or the node was restarted, and this kernel cannot tell"
@@ -158,7 +170,7 @@ func exitReason(st messages.ProcessState) (reason, message string) {
 		return reasonOOM, ""
 	case st.ExitCode == 0:
 		return reasonCompleted, ""
-	case st.Signal == sigsys:
+	case st.Signal == sigsys && confined:
 		return reasonSeccomp, "ended by SIGSYS: its seccomp profile forbids a system call that it made (the kernel's audit log names it)"
 	}
 	return reasonError, ""

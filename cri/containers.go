@@ -18,6 +18,9 @@ func (s *Server) CreateContainer(ctx context.Context, r *runtime.CreateContainer
 	if err != nil {
 		return nil, fmt.Errorf("create container: %w", err)
 	}
+	if err := s.checkMemory(pod, r.GetConfig().GetLinux().GetResources()); err != nil {
+		return nil, fmt.Errorf("create container %s in pod %s: %w", r.GetConfig().GetMetadata().GetName(), pod.ID, err)
+	}
 	id, err := ask(ctx, s.node, messages.CreateContainer{Call: callOf(ctx), Pod: pod.ID, Config: r.GetConfig()})
 	if err != nil {
 		return nil, fmt.Errorf("create container %s in pod %s: %w", r.GetConfig().GetMetadata().GetName(), pod.ID, err)

@@ -3,8 +3,6 @@ package cri
 import (
 	"context"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/troupe-run/troupe/messages"
@@ -34,37 +32,6 @@ func (s *Server) RunPodSandbox(ctx context.Context, r *runtime.RunPodSandboxRequ
 		return nil, fmt.Errorf("run pod %s/%s: %w", m.GetNamespace(), m.GetName(), err)
 	}
 	return &runtime.RunPodSandboxResponse{PodSandboxId: id}, nil
-}
-
-// shmSize is what a pod asks for by CRI-O's annotation, if its handler allows it.
-func (s *Server) shmSize(handler string, annotations map[string]string) (int64, error) {
-	text, asked := annotations[messages.ShmSizeAnnotation]
-	at := slices.IndexFunc(s.config.Handlers, func(h Handler) bool { return h.Name == handler })
-	if !asked || at < 0 {
-		return 0, nil
-	}
-	for _, allowed := range s.config.Handlers[at].AllowedAnnotations {
-		if allowed != "" && strings.HasPrefix(messages.ShmSizeAnnotation, allowed) {
-			return messages.ParseShmSize(text)
-		}
-	}
-	return 0, nil
-}
-
-// handler is the name of a configured handler; none asked for is the default
-// (cri-api, RunPodSandboxRequest: an unknown one must be refused).
-func (s *Server) handler(name string) (string, error) {
-	if name == "" {
-		return s.config.DefaultHandler, nil
-	}
-	var known []string
-	for _, h := range s.config.Handlers {
-		if h.Name == name {
-			return name, nil
-		}
-		known = append(known, h.Name)
-	}
-	return "", messages.Errorf(messages.Invalid, "runtime handler %q is not configured on this node (there are: %v): correct the pod's RuntimeClass, or add the handler to the runtime's configuration", name, known)
 }
 
 // StopPodSandbox stops a sandbox and its containers. An unknown one is stopped.

@@ -45,15 +45,6 @@ type Subscription interface {
 	Err() error
 }
 
-// Handler is a runtime handler that RunPodSandbox may name.
-type Handler struct {
-	Name              string
-	RecursiveReadOnly bool // it can mount recursively read-only
-	UserNamespaces    bool
-	// AllowedAnnotations are those of CRI-O's that pods may steer it by.
-	AllowedAnnotations []string
-}
-
 // Config says what a Server serves, and in which limits. Zero values of limits
 // and deadlines are the defaults.
 type Config struct {
@@ -63,7 +54,8 @@ type Config struct {
 	Version        string   // of the daemon, as Version answers
 	RuntimeName    string   // "" is troupe
 	Handlers       []Handler
-	DefaultHandler string // taken when RunPodSandbox names none; one of Handlers
+	Unusable       map[string]string // handlers that are configured and cannot be used, and why
+	DefaultHandler string            // taken when RunPodSandbox names none; one of Handlers
 	CgroupDriver   runtime.CgroupDriver
 	Features       *runtime.RuntimeFeatures // nil: none
 	// Shown is what Status shows as "config" when asked to be verbose: any

@@ -1,16 +1,12 @@
 package bundles
 
-import "strings"
-
 // annotation is what the pod says by one of CRI-O's annotations, if its handler
 // allows that one (allowed_annotations): whoever may make a pod may annotate it.
 // An entry of the option stands for all annotations that begin with it.
 func (b *bundle) annotation(name string) (value string, ok bool) {
-	for _, allowed := range b.config.Handlers[b.r.Handler].AllowedAnnotations {
-		if allowed != "" && strings.HasPrefix(name, allowed) {
-			value, ok = b.r.PodConfig.GetAnnotations()[name]
-			return value, ok
-		}
+	if !b.handler().allows(name) {
+		return "", false
 	}
-	return "", false
+	value, ok = b.r.PodConfig.GetAnnotations()[name]
+	return value, ok
 }

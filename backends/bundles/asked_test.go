@@ -75,7 +75,7 @@ func TestNothingFakeIsMountedOverProc(t *testing.T) {
 }
 
 func TestAHandlerThatCannotMountRecursivelyReadOnlySaysSo(t *testing.T) {
-	b := newTest(t, testNode(t), func(c *Config) { c.Handlers = map[string]HandlerRules{"old": {NoRecursiveReadOnly: true}} })
+	b := newTest(t, testNode(t), func(c *Config) { c.Handlers = map[string]Handler{"old": {NoRecursiveReadOnly: true}} })
 	r := request(t)
 	r.Config.Mounts = []*runtime.Mount{{ContainerPath: "/d", HostPath: t.TempDir(), Readonly: true, RecursiveReadOnly: true}}
 	written(t, b, r)
@@ -127,7 +127,7 @@ func TestAnAnnotationAsksOnlyForWhatTheNodeAllows(t *testing.T) {
 	const annotation = "io.kubernetes.cri-o.Devices"
 	allow := func(c *Config) {
 		c.AllowedDevices = []string{"/dev/zero", "/dev/full"}
-		c.Handlers = map[string]HandlerRules{"open": {AllowedAnnotations: []string{annotation}}}
+		c.Handlers = map[string]Handler{"open": {AllowedAnnotations: []string{annotation}}}
 	}
 	b := newTest(t, testNode(t), allow)
 	r := request(t)
@@ -149,7 +149,7 @@ func TestAnAnnotationAsksOnlyForWhatTheNodeAllows(t *testing.T) {
 }
 
 func TestAPrivilegedContainerHasNoDevicesItDoesNotAskForWhereTheHandlerSaysSo(t *testing.T) {
-	b := newTest(t, testNode(t), func(c *Config) { c.Handlers = map[string]HandlerRules{"bare": {WithoutHostDevices: true}} })
+	b := newTest(t, testNode(t), func(c *Config) { c.Handlers = map[string]Handler{"bare": {PrivilegedWithoutHostDevices: true}} })
 	r := request(t)
 	privileged(&r)
 	spec, _ := written(t, b, r)
@@ -269,7 +269,7 @@ func TestOCIHooksRunWhereTheirConditionsHold(t *testing.T) {
 
 func TestVolumesAreRelabelledWhenTheContainerIsHeldByALabel(t *testing.T) {
 	b := newTest(t, testNode(t), func(c *Config) {
-		c.Handlers = map[string]HandlerRules{"selinux": {AllowedAnnotations: []string{"io.kubernetes.cri-o.TrySkipVolumeSELinuxLabel"}}}
+		c.Handlers = map[string]Handler{"selinux": {AllowedAnnotations: []string{"io.kubernetes.cri-o.TrySkipVolumeSELinuxLabel"}}}
 	})
 	r := request(t)
 	r.Config.Mounts = []*runtime.Mount{

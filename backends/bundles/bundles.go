@@ -6,7 +6,8 @@
 //
 // Two rules shape it. What comes from an image or from an annotation is never
 // trusted: files in the root file system are opened so that no link leads out
-// of it, and no annotation reaches the spec. And what cannot be given is
+// of it, and no annotation reaches the spec but those that the operator has
+// allowed for the handler. And what cannot be given is
 // refused, naming field and fix; nothing is silently left out of a container
 // except what the node itself lacks, and that is logged.
 package bundles
@@ -33,33 +34,25 @@ const (
 // Config is how containers are made on this node. The names are those of
 // crio.conf(5), table crio.runtime.
 type Config struct {
-	Root                      string                  // e.g. /var/lib/troupe
-	DefaultCapabilities       []string                // with or without CAP_; nil: crio's nine
-	DefaultUlimits            []string                // "name=soft:hard", e.g. "nofile=1024:2048"; -1 is unlimited
-	DefaultEnv                []string                // "NAME=value"; image and container override them
-	SeccompProfile            string                  // path of RuntimeDefault; "": built in; "unconfined": none
-	PrivilegedSeccompProfile  string                  // path; "" or "unconfined": none
-	ApparmorProfile           string                  // of RuntimeDefault; DefaultApparmor is loaded by New; "" or "unconfined": none
-	PidsLimit                 int64                   // processes in a container; 0 or less: no limit
-	CgroupManager             string                  // Cgroupfs (or "") or Systemd
-	AdditionalDevices         []string                // "/dev/a[:/dev/b[:rwm]]", in every container
-	HostnetworkDisableSELinux bool                    // no SELinux confinement with host network
-	DisableSELinux            bool                    // nothing is labelled, also where SELinux is on
-	AllowedDevices            []string                // what the annotation io.kubernetes.cri-o.Devices may name
-	DeviceOwnership           bool                    // devices belong to the container's user
-	CDISpecDirs               []string                // of CDI specs, the last one wins; none: no CDI devices
-	HooksDirs                 []string                // of OCI hooks, the last one wins
-	ImageVolumes              string                  // what VOLUMEs of images become: mkdir (or ""), directories in the root; bind, mounts; ignore
-	Handlers                  map[string]HandlerRules // by the name of the handler
+	Root                      string             // e.g. /var/lib/troupe
+	DefaultCapabilities       []string           // with or without CAP_; nil: crio's nine
+	DefaultUlimits            []string           // "name=soft:hard", e.g. "nofile=1024:2048"; -1 is unlimited
+	DefaultEnv                []string           // "NAME=value"; image and container override them
+	SeccompProfile            string             // path of RuntimeDefault; "": built in; "unconfined": none
+	PrivilegedSeccompProfile  string             // path; "" or "unconfined": none
+	ApparmorProfile           string             // of RuntimeDefault; DefaultApparmor is loaded by New; "" or "unconfined": none
+	PidsLimit                 int64              // processes in a container; 0 or less: no limit
+	CgroupManager             string             // Cgroupfs (or "") or Systemd
+	AdditionalDevices         []string           // "/dev/a[:/dev/b[:rwm]]", in every container
+	HostnetworkDisableSELinux bool               // no SELinux confinement with host network
+	DisableSELinux            bool               // nothing is labelled, also where SELinux is on
+	AllowedDevices            []string           // what the annotation io.kubernetes.cri-o.Devices may name
+	DeviceOwnership           bool               // devices belong to the container's user
+	CDISpecDirs               []string           // of CDI specs, the last one wins; none: no CDI devices
+	HooksDirs                 []string           // of OCI hooks, the last one wins
+	ImageVolumes              string             // what VOLUMEs of images become: mkdir (or ""), directories in the root; bind, mounts; ignore
+	Handlers                  map[string]Handler // by name; others are as the rest of this says
 	Log                       *slog.Logger
-}
-
-// HandlerRules is what a runtime handler may and can do. The zero value is a
-// handler that nothing is said of.
-type HandlerRules struct {
-	AllowedAnnotations  []string // of CRI-O's, that pods may steer it by
-	WithoutHostDevices  bool     // a privileged container gets only the devices it asks for
-	NoRecursiveReadOnly bool     // it cannot make a mount read-only with all below it
 }
 
 // Backend implements backends.Bundles.
@@ -82,6 +75,7 @@ type defaults struct {
 	seccomp      profile
 	privileged   profile
 	devices      []device
+	handlers     map[string]handler
 }
 
 var _ backends.Bundles = (*Backend)(nil)
@@ -148,7 +142,10 @@ func (b *Backend) parse() (err error) {
 			return messages.Errorf(messages.Invalid, "cdi_spec_dirs: %w", err)
 		}
 	}
-	return b.hooks.read(c.HooksDirs)
+	if err := b.hooks.read(c.HooksDirs); err != nil {
+		return err
+	}
+	return b.parseHandlers()
 }
 
 // Write builds the bundle. The same request gives the same bundle; nothing is

@@ -21,9 +21,10 @@ type device struct {
 }
 
 // devices: what is asked for, what the node gives to all, and for a privileged
-// container all there are. A cgroup keeps it from all others.
+// container all there are, unless its handler says otherwise. A cgroup keeps it
+// from all others.
 func (b *bundle) devices() error {
-	if b.sc.GetPrivileged() && !b.config.Handlers[b.r.Handler].WithoutHostDevices {
+	if b.sc.GetPrivileged() && !b.handler().PrivilegedWithoutHostDevices {
 		b.spec.Linux.Devices = hostDevices(b.node.dev)
 		b.spec.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
 		return b.addDevices(false)

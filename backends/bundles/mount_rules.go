@@ -74,5 +74,5 @@ func (b *bundle) extra(m *runtime.Mount) ([]string, error) {
 
 // recursive says whether an attribute can be set on a mount and all below it.
 func (b *bundle) recursive() bool {
-	return b.node.rro && !b.config.Handlers[b.r.Handler].NoRecursiveReadOnly
+	return b.node.rro && !b.handler().NoRecursiveReadOnly
 }

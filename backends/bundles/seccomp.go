@@ -107,7 +107,7 @@ func (b *bundle) seccomp() error {
 func (b *bundle) seccompProfile() (p profile, asked bool, err error) {
 	switch {
 	case b.r.Config == nil:
-		return b.defaults.seccomp, false, nil
+		return b.runtimeDefault(), false, nil
 	case b.sc.GetPrivileged():
 		return b.defaults.privileged, false, nil
 	}
@@ -120,7 +120,7 @@ func (b *bundle) seccompProfile() (p profile, asked bool, err error) {
 	}
 	switch want.GetProfileType() {
 	case runtime.SecurityProfile_RuntimeDefault:
-		return b.defaults.seccomp, false, nil
+		return b.runtimeDefault(), false, nil
 	case runtime.SecurityProfile_Unconfined:
 		return unconfinedProfile, false, nil
 	case runtime.SecurityProfile_Localhost:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/troupe-run/troupe/backends"
@@ -47,6 +48,7 @@ var containerParts = []part{
 	{"devices", (*bundle).devices},
 	{"CDI devices", (*bundle).cdiDevices},
 	{"resources", (*bundle).resources},
+	{"exec affinity", (*bundle).execAffinity},
 	{"limits", (*bundle).limits},
 	{"seccomp", (*bundle).seccomp},
 	{"apparmor", (*bundle).apparmor},
@@ -77,7 +79,7 @@ func (b *Backend) build(ctx context.Context, r backends.BundleRequest) (*bundle,
 			Root:        &specs.Root{Path: r.Rootfs},
 			Process:     &specs.Process{Capabilities: &specs.LinuxCapabilities{}},
 			Linux:       &specs.Linux{Resources: &specs.LinuxResources{}},
-			Annotations: annotations(r),
+			Annotations: b.defaults.handlers[r.Handler].annotations(r),
 		},
 	}
 	if made.sc == nil {
@@ -125,12 +127,12 @@ func (b *bundle) checkPrivilege() error {
 	return nil
 }
 
-// annotations name the container to people and to tools. CRI annotations are
-// not passed on: runtimes obey some of them (run.oci.*, org.systemd.property.*),
-// and they "SHOULD NOT influence runtime behaviour" (cri-api, ContainerConfig).
-func annotations(r backends.BundleRequest) map[string]string {
+// annotations name the container to people and to tools, beside those that are
+// passed on.
+func (h handler) annotations(r backends.BundleRequest) map[string]string {
 	pod := r.PodConfig.GetMetadata()
-	a := map[string]string{
+	a := h.passedAnnotations(r)
+	maps.Copy(a, map[string]string{
 		"run.troupe.container-type": "container",
 		"run.troupe.pod.id":         r.Pod,
 		"run.troupe.pod.name":       pod.GetName(),
@@ -138,7 +140,7 @@ func annotations(r backends.BundleRequest) map[string]string {
 		"run.troupe.pod.uid":        pod.GetUid(),
 		"run.troupe.container.id":   r.Container,
 		"run.troupe.container.name": r.Config.GetMetadata().GetName(),
-	}
+	})
 	if r.Config == nil {
 		a["run.troupe.container-type"] = "pod"
 		delete(a, "run.troupe.container.name")

@@ -8,6 +8,10 @@ import (
 )
 
 func TestTheMonitorKeepsThePromisesOfARuntime(t *testing.T) {
+	eachHandler(t, keepsThePromises)
+}
+
+func keepsThePromises(t *testing.T) {
 	var n *node
 	conformance.Runtime(t, conformance.RuntimeHarness{
 		New: func(t *testing.T) backends.Runtime {

@@ -84,8 +84,8 @@ func TestDeleteKillsWhatRuns(t *testing.T) {
 func TestACommandThatDoesNotExistIsFoundByStart(t *testing.T) {
 	n := newNode(t)
 	for _, c := range []struct{ command, words string }{
-		{"nosuch", `exec: "nosuch": executable file not found in $PATH`},
-		{"/no/such", `exec: "/no/such": stat /no/such: no such file or directory`},
+		{"nosuch", `exec: "nosuch": `},
+		{"/no/such", `exec: "/no/such": `},
 		{"/proc", `exec: "/proc": `},
 	} {
 		r := n.container([]string{c.command})

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -56,6 +57,12 @@ func (e *external) command(ctx context.Context, args []string, with func(*exec.C
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir = e.dir
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	// A runtime that outlived us would make a container that nobody knows. The
+	// signal comes with the end of the thread that made it (prctl(2)), so that
+	// thread is kept until the runtime has ended.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = time.Second // a hook may hold what output reads
 	cmd.Cancel = func() error {
 		e.c.killTree(cmd.Process.Pid)

@@ -121,7 +121,8 @@ func (c *container) start(ctx context.Context) (wire.State, error) {
 	case status != wire.Created:
 		return wire.State{}, failf(wire.Precondition, "container %s cannot be started: it is %s", c.ref.Key(), c.state().Status)
 	}
-	if err := c.engine.start(ctx); err != nil {
+	// A start that was cut off may have had its effect.
+	if err := c.engine.start(ctx); err != nil && c.engine.status() != wire.Running {
 		c.mu.Lock()
 		if c.record.Status == wire.Created {
 			c.record.StartedAt = time.Time{}

@@ -30,6 +30,11 @@ type external struct {
 	systemd bool
 }
 
+// specVersion is what a bundle says it is. Runtimes refuse versions that are
+// later than their own (Debian 12's crun: all but 1.0.x), although fields that
+// they do not know are to be ignored (runtime-spec, config.md, Extensibility).
+const specVersion = "1.0.2"
+
 // How long the steps of a runtime may take that only we wait for.
 const (
 	stateLimit  = 10 * time.Second
@@ -41,10 +46,14 @@ const (
 func newExternal(c *container, r wire.Create, spec *specs.Spec) (engine, error) {
 	e := loadExternal(c)
 	e.systemd = c.m.bySystemd(spec.Linux.CgroupsPath)
+	spec.Version, spec.Process.Terminal = specVersion, r.TTY
 	for i, mount := range spec.Mounts { // relative to the daemon's bundle, not to ours
 		if mount.Type == "bind" || hasOption(mount.Options, "bind", "rbind") {
 			spec.Mounts[i].Source = join(r.Bundle, mount.Source)
 		}
+	}
+	if err := e.giveProgram(spec); err != nil {
+		c.log.Warn("no ready seccomp program: the runtime compiles the profile itself, which takes longer", "err", err)
 	}
 	if err := os.MkdirAll(e.dir, 0o700); err != nil {
 		return nil, err
@@ -82,6 +91,7 @@ func (e *external) exec(ctx context.Context, p *process) error {
 		return err
 	}
 	defer os.Remove(file)
+	p.spec.Terminal = p.ConsoleSocket != nil
 	if err := writeJSON(file, p.spec); err != nil {
 		return err
 	}
@@ -107,7 +117,7 @@ func (e *external) spawn(ctx context.Context, p *process, args ...string) error 
 	done := e.c.m.children.inherits()
 	defer done()
 	if err := e.run(ctx, p, append(args, e.id())...); err != nil {
-		return err
+		return namingCommand(err, p.Args)
 	}
 	data, err := os.ReadFile(pidFile)
 	if err != nil {
@@ -126,6 +136,15 @@ func (e *external) spawn(ctx context.Context, p *process, args ...string) error 
 	return err
 }
 
+// namingCommand puts the command into words that do not have it, in runc's
+// form, which users of Kubernetes know.
+func namingCommand(err error, args []string) error {
+	if name := fmt.Sprintf("exec: %q: ", args[0]); isStartError(err, args) && !strings.Contains(err.Error(), name) {
+		return fmt.Errorf("%s%w", name, err)
+	}
+	return err
+}
+
 func (e *external) start(ctx context.Context) error {
 	return e.run(ctx, nil, "start", e.id())
 }
@@ -134,7 +153,9 @@ func (e *external) start(ctx context.Context) error {
 // runtime, and only when our own record does not say that it was started: the
 // last monitor may have ended just after.
 func (e *external) status() string {
-	rec := &e.c.record
+	e.c.mu.Lock()
+	rec := e.c.record
+	e.c.mu.Unlock()
 	if rec.Pid == 0 || rec.Born == 0 || startTime(rec.Pid) != rec.Born {
 		return wire.Exited
 	}

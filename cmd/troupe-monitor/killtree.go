@@ -11,19 +11,20 @@ import (
 )
 
 // killTree kills an exec'd process and what came of it: its children and
-// theirs, and everything of its session (an exec'd process leads one), which
-// finds those whose parent has ended. Only processes of the container's cgroup
+// theirs, and everything of its session (an exec'd process has one of its own),
+// which finds those whose parent has ended. Only processes of the container's cgroup
 // are looked at. They are looked for before anybody is killed, because the
 // children of the dead have another parent, and again for what was forked
 // meanwhile.
 func (c *container) killTree(root int) {
 	found := map[int]bool{root: true}
+	session := c.sessionOf(root)
 	for range 2 {
 		pids, err := pidsOf(c.cgroup)
 		if err != nil {
 			c.log.Warn("descendants of a timed-out exec may be left", "err", err)
 		}
-		descendants(root, found, pids)
+		descendants(session, found, pids)
 		for pid := range found {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
@@ -34,15 +35,28 @@ func (c *container) killTree(root int) {
 	}
 }
 
+// sessionOf is the session that an exec'd process does not share with the rest
+// of the container. libcontainer's leads it itself; crun's was put into it by a
+// process that has ended. 0: it has none of its own.
+func (c *container) sessionOf(root int) int {
+	_, session, ok := parentAndSession(root)
+	_, initial, _ := parentAndSession(c.record.Pid)
+	own, err := unix.Getsid(0)
+	if !ok || session == initial || err != nil || session == own {
+		return 0
+	}
+	return session
+}
+
 // descendants adds to found those of pids that descend from who is in it, or
-// are of root's session.
-func descendants(root int, found map[int]bool, pids []int) {
+// are of the session.
+func descendants(session int, found map[int]bool, pids []int) {
 	parent := map[int]int{}
 	for _, pid := range pids {
-		ppid, session, ok := parentAndSession(pid)
+		ppid, its, ok := parentAndSession(pid)
 		if ok {
 			parent[pid] = ppid
-			if session == root {
+			if session != 0 && its == session {
 				found[pid] = true
 			}
 		}

@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,8 @@ import (
 
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runc/libcontainer/seccomp"
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	libseccomp "github.com/seccomp/libseccomp-golang"
 	"golang.org/x/sys/unix"
 )
@@ -53,15 +56,48 @@ func (e *inProcess) giveProgram(p *process) (done func()) {
 }
 
 func (m *monitor) readyFile(profile *configs.Seccomp) (*os.File, error) {
-	data, err := json.Marshal(profile)
-	if err != nil {
-		return nil, fmt.Errorf("encode the profile: %w", err)
-	}
-	program, err := m.profiles.get(data, m.compile)
+	program, err := m.readyProgram(profile)
 	if err != nil {
 		return nil, err
 	}
 	return sealedFile(program)
+}
+
+// readyProgram gives what libseccomp.Offer takes.
+func (m *monitor) readyProgram(profile *configs.Seccomp) ([]byte, error) {
+	data, err := json.Marshal(profile)
+	if err != nil {
+		return nil, fmt.Errorf("encode the profile: %w", err)
+	}
+	return m.profiles.get(data, m.compile)
+}
+
+// giveProgram does the same for crun, which takes a ready program from an
+// annotation (crun(1), run.oci.seccomp_bpf_data) and uses it for execs as well.
+// The profile stays in the spec: a crun that does not know the annotation
+// compiles it.
+func (e *external) giveProgram(spec *specs.Spec) error {
+	profile := spec.Linux.Seccomp
+	if e.rt.Kind != "crun" || profile == nil || profile.ListenerPath != "" {
+		return nil
+	}
+	config, err := specconv.SetupSeccomp(profile)
+	if err != nil {
+		return fmt.Errorf("the seccomp profile: %w", err)
+	}
+	program, err := e.c.m.readyProgram(config)
+	if err != nil {
+		return err
+	}
+	raw, err := libseccomp.Program(program)
+	if err != nil {
+		return err
+	}
+	if spec.Annotations == nil {
+		spec.Annotations = map[string]string{}
+	}
+	spec.Annotations["run.oci.seccomp_bpf_data"] = base64.StdEncoding.EncodeToString(raw)
+	return nil
 }
 
 // compile has a process of its own compile a profile: libseccomp is a good deal

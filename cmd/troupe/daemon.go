@@ -149,7 +149,8 @@ func (d *daemon) startTree(ctx context.Context) (err error) {
 
 // serve opens all sockets, then answers on them.
 func (d *daemon) serve(ctx context.Context) (err error) {
-	if d.server, err = cri.New(withUserNamespaces(criConfig(d.config.Config, criNode{d.tree}, d.machine.meter, d.log.Logger), d.config.Handlers, d.machine.mapped)); err != nil {
+	gateway := criConfig(d.config.Config, d.machine.handlers, criNode{d.tree}, d.machine.meter, d.log.Logger)
+	if d.server, err = cri.New(withUserNamespaces(gateway, d.config.Handlers, d.machine.mapped)); err != nil {
 		return err
 	}
 	var listeners []net.Listener

@@ -81,7 +81,11 @@ func startDaemon(t *testing.T, dir, extra string) *running {
 	ready := make(chan struct{})
 	d := &daemon{
 		config: loaded, log: newLogging(r.log, loaded.Config), signals: r.signals, ready: func() { close(ready) },
-		build: func(*config.Config, *slog.Logger) (*machine, error) {
+		build: func(c *config.Config, log *slog.Logger) (*machine, error) {
+			handlers, err := findHandlers(c, log)
+			if err != nil {
+				return nil, err
+			}
 			node := fake.New(fake.Config{}).Backends()
 			r.pins.Namespaces = node.Namespaces
 			node.Namespaces = r.pins
@@ -89,7 +93,7 @@ func startDaemon(t *testing.T, dir, extra string) *running {
 			if err != nil {
 				return nil, err
 			}
-			return &machine{Node: node, meter: meter, reload: func() { r.reloads++ }, closers: []func() error{meter.Close}}, nil
+			return &machine{Node: node, handlers: handlers, meter: meter, reload: func() { r.reloads++ }, closers: []func() error{meter.Close}}, nil
 		},
 	}
 	go func() { r.ended <- d.run(context.Background()) }()

@@ -24,7 +24,6 @@ import (
 	"github.com/troupe-run/troupe/cri"
 	"github.com/troupe-run/troupe/supervisor"
 	"go.podman.io/storage"
-	"golang.org/x/sys/unix"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -32,10 +31,11 @@ import (
 // ends. Nothing of a pod's is given back there.
 type machine struct {
 	*backends.Node
-	meter   *stats.Meter   // for reads: the gateway asks it itself
-	reload  func()         // re-read what SIGHUP re-reads beside our own file
-	mapped  bool           // pods can have user namespaces
-	closers []func() error // in the order they were made
+	handlers *handlers
+	meter    *stats.Meter   // for reads: the gateway asks it itself
+	reload   func()         // re-read what SIGHUP re-reads beside our own file
+	mapped   bool           // pods can have user namespaces
+	closers  []func() error // in the order they were made
 }
 
 func (m *machine) close() error {
@@ -59,7 +59,10 @@ func buildMachine(c *config.Config, log *slog.Logger) (*machine, error) {
 
 func (m *machine) fill(c *config.Config, log *slog.Logger) (err error) {
 	of := func(backend string) *slog.Logger { return log.With("backend", backend) }
-	if m.Runtime, err = buildRuntime(c, of("monitor")); err != nil {
+	if m.handlers, err = findHandlers(c, log); err != nil {
+		return err
+	}
+	if m.Runtime, err = buildRuntime(c, m.handlers, of("monitor")); err != nil {
 		return err
 	}
 	if m.Cgroups, err = cgroups.New(cgroups.Config{
@@ -67,7 +70,7 @@ func (m *machine) fill(c *config.Config, log *slog.Logger) (err error) {
 	}); err != nil {
 		return err
 	}
-	specs, err := bundles.New(bundlesConfig(c, of("bundles")))
+	specs, err := bundles.New(bundlesConfig(c, m.handlers, of("bundles")))
 	if err != nil {
 		return err
 	}
@@ -104,8 +107,8 @@ func (m *machine) fill(c *config.Config, log *slog.Logger) (err error) {
 	return nil
 }
 
-func buildRuntime(c *config.Config, log *slog.Logger) (backends.Runtime, error) {
-	m := monitor.Config{Dir: monitorDir(c), CgroupManager: c.UseCgroupManager(), Log: log}
+func buildRuntime(c *config.Config, h *handlers, log *slog.Logger) (backends.Runtime, error) {
+	m := monitor.Config{Dir: monitorDir(c), CgroupManager: c.UseCgroupManager(), Handlers: h.runtimes, Log: log}
 	var err error
 	if m.Binary, err = c.FindMonitor(); err != nil {
 		// With a monitor that runs, containers can be served: better than not.
@@ -119,7 +122,7 @@ func buildRuntime(c *config.Config, log *slog.Logger) (backends.Runtime, error) 
 
 func monitorDir(c *config.Config) string { return filepath.Join(c.Troupe.Run, "monitor") }
 
-func bundlesConfig(c *config.Config, log *slog.Logger) bundles.Config {
+func bundlesConfig(c *config.Config, h *handlers, log *slog.Logger) bundles.Config {
 	return bundles.Config{
 		Root:                      c.Troupe.Root,
 		DefaultCapabilities:       c.Runtime.DefaultCapabilities,
@@ -138,20 +141,9 @@ func bundlesConfig(c *config.Config, log *slog.Logger) bundles.Config {
 		CDISpecDirs:               c.Runtime.CDISpecDirs,
 		HooksDirs:                 c.Runtime.HooksDirs,
 		ImageVolumes:              c.Image.Volumes,
-		Handlers:                  handlerRules(c),
+		Handlers:                  h.forBundles(c),
 		Log:                       log,
 	}
-}
-
-// handlerRules are what differs between containers of one handler and another.
-func handlerRules(c *config.Config) map[string]bundles.HandlerRules {
-	rules := map[string]bundles.HandlerRules{}
-	for _, name := range c.HandlerNames() {
-		if h := c.Handlers[name]; h != nil {
-			rules[name] = bundles.HandlerRules{AllowedAnnotations: h.AllowedAnnotations, WithoutHostDevices: h.WithoutHostDevices}
-		}
-	}
-	return rules
 }
 
 func buildImages(c *config.Config, log *slog.Logger) (*images.Store, error) {
@@ -197,24 +189,14 @@ func storeOptions(s config.Storage) (storage.StoreOptions, error) {
 }
 
 // criConfig is the gateway's part of the configuration.
-func criConfig(c *config.Config, node cri.Node, meter cri.Meter, log *slog.Logger) cri.Config {
+func criConfig(c *config.Config, h *handlers, node cri.Node, meter cri.Meter, log *slog.Logger) cri.Config {
 	driver := runtime.CgroupDriver_CGROUPFS
 	if c.UseCgroupManager() == config.CgroupSystemd {
 		driver = runtime.CgroupDriver_SYSTEMD
 	}
-	// Linux 5.12; with a descriptor that cannot be, a kernel that knows the
-	// call complains about that, an older one about the call.
-	rro := unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}) != unix.ENOSYS
-	var handlers []cri.Handler
-	for _, name := range c.HandlerNames() {
-		h := cri.Handler{Name: name, RecursiveReadOnly: rro}
-		if own := c.Handlers[name]; own != nil {
-			h.AllowedAnnotations = own.AllowedAnnotations
-		}
-		handlers = append(handlers, h)
-	}
 	return cri.Config{
-		Node: node, Meter: meter, Metrics: c.Stats.PodMetrics, Version: buildOf().Version, Handlers: handlers, DefaultHandler: c.Runtime.DefaultHandler,
+		Node: node, Meter: meter, Metrics: c.Stats.PodMetrics, Version: buildOf().Version,
+		Handlers: h.offered, Unusable: h.unusable, DefaultHandler: c.Runtime.DefaultHandler,
 		CgroupDriver: driver, Shown: c, MaxReceive: c.API.MaxRecv, MaxSend: c.API.MaxSend, Log: log,
 		Streaming: streaming(c),
 		Features:  &runtime.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},

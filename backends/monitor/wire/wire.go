@@ -3,7 +3,7 @@ package wire
 import "time"
 
 // Version changes when an older side could misunderstand a newer one.
-const Version = 1
+const Version = 2
 
 // The requests, and what is asked and answered.
 const (

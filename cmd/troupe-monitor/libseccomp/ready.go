@@ -39,6 +39,13 @@ func Check(data []byte) error {
 	return err
 }
 
+// Program is the program alone, struct sock_filter after struct sock_filter, as
+// seccomp(2) takes it.
+func Program(data []byte) ([]byte, error) {
+	_, program, err := unpack(data)
+	return program, err
+}
+
 func pack(key Key, program []byte) []byte {
 	sum := sha256.Sum256(append(key[:], program...))
 	return bytes.Join([][]byte{[]byte(magic), key[:], sum[:], program}, nil)

@@ -5,8 +5,6 @@
 package config
 
 import (
-	"maps"
-	"slices"
 	"time"
 )
 
@@ -64,15 +62,6 @@ type Runtime struct {
 	LogLevel, LogFilter string
 }
 
-// Handler is one runtime handler.
-type Handler struct {
-	Type string // libcontainer, oci, vm or pod; empty: oci (crio.conf(5))
-	Path string
-	// AllowedAnnotations are those of CRI-O's that its pods may steer it by.
-	AllowedAnnotations []string
-	WithoutHostDevices bool // a privileged container gets no devices it does not ask for
-}
-
 // Image is how images are pulled.
 type Image struct {
 	AuthFile           string
@@ -128,8 +117,7 @@ func (c *Config) clone() *Config {
 	next := *c
 	next.Handlers = make(map[string]*Handler, len(c.Handlers))
 	for name, h := range c.Handlers {
-		copied := *h
-		next.Handlers[name] = &copied
+		next.Handlers[name] = h.clone()
 	}
 	return &next
 }
@@ -140,7 +128,7 @@ func (c *Config) handler(name string) *Handler {
 		c.Handlers = map[string]*Handler{}
 	}
 	if c.Handlers[name] == nil {
-		c.Handlers[name] = &Handler{AllowedAnnotations: []string{}}
+		c.Handlers[name] = newHandler()
 	}
 	return c.Handlers[name]
 }
@@ -156,10 +144,4 @@ func Defaults() *Config {
 	c.handler(BuiltinHandler).Type = TypeLibcontainer
 	c.derive(nil)
 	return c
-}
-
-// HandlerNames are the handlers that can be asked for, sorted.
-func (c *Config) HandlerNames() []string {
-	names := slices.Sorted(maps.Keys(c.Handlers))
-	return slices.DeleteFunc(names, func(name string) bool { return !c.Handlers[name].works() })
 }

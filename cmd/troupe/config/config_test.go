@@ -102,8 +102,11 @@ func TestCRIOsOwnFileIsAccepted(t *testing.T) {
 	if l.API.Listen != "/var/run/crio/crio.sock" || l.Metrics.Port != 9537 || l.Image.PullStall != 0 {
 		t.Errorf("the file's values are not used: %+v %+v", l.API, l.Metrics)
 	}
-	if l.Runtime.DefaultHandler != BuiltinHandler {
-		t.Errorf("default handler is %s", l.Runtime.DefaultHandler)
+	if crun := l.Handlers["crun"]; l.Runtime.DefaultHandler != "crun" || crun.Path != "/usr/bin/crun" || crun.Root != "/run/crun" {
+		t.Errorf("default handler is %s: %+v", l.Runtime.DefaultHandler, crun)
+	}
+	if names := fmt.Sprint(l.HandlerNames()); names != "[crun libcontainer]" {
+		t.Errorf("offered: %s", names)
 	}
 	named := map[string]bool{}
 	for _, f := range l.Findings {
@@ -113,9 +116,9 @@ func TestCRIOsOwnFileIsAccepted(t *testing.T) {
 		named[f.Key] = true
 	}
 	for _, key := range []string{
-		"crio.runtime.default_runtime", "crio.nri.enable_nri",
+		"crio.nri.enable_nri",
 		"crio.runtime.runtimes.kata.runtime_type", "crio.runtime.workloads.management.resources.cpuset",
-		"crio.runtime.runtimes.crun.platform_runtime_paths",
+		"crio.runtime.runtimes.crun.monitor_path",
 	} {
 		if !named[key] {
 			t.Errorf("%s has no effect and is not named", key)
@@ -164,7 +167,13 @@ func TestABadValueIsOneErrorWithFileKeyAndFix(t *testing.T) {
 		"[crio]\nstorage_driver = \"btrfs\"":                    `use one of: "", "overlay"`,
 		"crio = 3":                                              "crio is 3; it must be a table: [crio]",
 		"[crio\nroot=1":                                         "troupe.conf:2: not TOML",
-		"[crio.runtime]\ndefault_runtime = \"kata\"\n[crio.runtime.runtimes.kata]\nruntime_type = \"vm\"": "a handler of type vm",
+		"[crio.runtime]\ndefault_runtime = \"kata\"\n[crio.runtime.runtimes.kata]\nruntime_type = \"vm\"": "a handler of type vm: a virtual machine needs",
+		"[crio.runtime.runtimes.x]\nruntime_path = \"crun\"":                                              "use an absolute path",
+		"[crio.runtime.runtimes.x]\nallowed_annotations = [\"\"]":                                         "would allow all",
+		"[crio.runtime.runtimes.x]\ncontainer_min_memory = \"some\"":                                      "use a size like 12MiB",
+		"[crio.runtime.runtimes.x]\nexec_cpu_affinity = \"last\"":                                         "use one of",
+		"[crio.runtime.runtimes.x]\nplatform_runtime_paths = { a = \"b\" }":                               "use an absolute path",
+		"[crio.runtime.runtimes.libcontainer]\nruntime_type = \"oci\"":                                    "is built in",
 		"[crio.api]\nlisten = \"/" + strings.Repeat("a", 120) + "\"":                                      "the kernel allows",
 	} {
 		_, err := Load(write(t, text, nil))

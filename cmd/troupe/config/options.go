@@ -31,7 +31,7 @@ var tables = map[string]string{
 	"crio":                "Where images are stored. Left out, storage.conf(5) decides.",
 	"crio.api":            "The socket the kubelet talks to.",
 	"crio.runtime":        "What containers get that the kubelet does not say.",
-	handlerPrefix + "*":   "One table for each runtime handler, named as in a RuntimeClass.",
+	handlerPrefix + "*":   "One table for each runtime handler, named as in a RuntimeClass. A table with nothing in it, like [crio.runtime.runtimes.crun], offers the program of that name in $PATH; libcontainer needs no table.",
 	workloadPrefix + "*":  "Workload types.",
 	"crio.image":          "How images are pulled; registries.conf(5), policy.json(5) and auth.json(5) hold as well.",
 	"crio.network":        "CNI.",

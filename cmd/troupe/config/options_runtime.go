@@ -91,36 +91,6 @@ var runtimeOptions = []Option{
 	known("crio.runtime.separate_pull_cgroup", "", notYet),
 }
 
-const noOCI = "runtime binaries are not there yet"
-
-var handlerOptions = []Option{
-	ofHandler("runtime_type", "", func(h *Handler) *string { return &h.Type },
-		"libcontainer (in troupe-monitor, needs no binary), oci, vm or pod. Only libcontainer works yet; empty is oci.",
-		oneOf("", TypeLibcontainer, TypeOCI, TypeVM, TypePod)),
-	ofHandler("runtime_path", "", func(h *Handler) *string { return &h.Path },
-		"The binary of a runtime of type oci. Empty: looked up in $PATH by the handler's name.", absolute),
-	ofHandler("allowed_annotations", []string{}, func(h *Handler) *[]string { return &h.AllowedAnnotations },
-		"Annotations of CRI-O's that its pods may use: io.kubernetes.cri-o.Devices, io.kubernetes.cri-o.ShmSize, io.kubernetes.cri-o.TrySkipVolumeSELinuxLabel."),
-	ofHandler("privileged_without_host_devices", false, func(h *Handler) *bool { return &h.WithoutHostDevices },
-		"A privileged container gets only the devices it asks for."),
-	known(handlerPrefix+"*.runtime_root", "", noOCI),
-	known(handlerPrefix+"*.runtime_config_path", "", noOCI),
-	known(handlerPrefix+"*.inherit_default_runtime", false, notYet),
-	known(handlerPrefix+"*.monitor_path", "", notNeeded),
-	known(handlerPrefix+"*.monitor_cgroup", "", notNeeded),
-	known(handlerPrefix+"*.monitor_exec_cgroup", "", notNeeded),
-	known(handlerPrefix+"*.monitor_env", []string{}, notNeeded),
-	known(handlerPrefix+"*.disallowed_annotations", []string{}, "annotations do not steer the runtime"),
-	known(handlerPrefix+"*.platform_runtime_paths", map[string]string{}, noOCI),
-	known(handlerPrefix+"*.default_annotations", map[string]string{}, notYet),
-	known(handlerPrefix+"*.container_min_memory", "", notYet),
-	known(handlerPrefix+"*.container_create_timeout", 0, "the caller's deadline holds"),
-	known(handlerPrefix+"*.no_sync_log", false, notYet),
-	known(handlerPrefix+"*.stream_websockets", true, "WebSocket is served beside SPDY for every handler"),
-	known(handlerPrefix+"*.seccomp_profile", "", notYet),
-	known(handlerPrefix+"*.exec_cpu_affinity", "", notYet),
-}
-
 var workloadOptions = []Option{
 	known(workloadPrefix+"*.activation_annotation", "", notYet),
 	known(workloadPrefix+"*.annotation_prefix", "", notYet),

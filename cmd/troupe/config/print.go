@@ -36,7 +36,8 @@ func (p *printer) line(format string, args ...any) {
 
 func (p *printer) table(table string) {
 	var ignored []string
-	p.line("\n# %s", tables[table])
+	p.line("")
+	p.wrapped("# ", tables[table])
 	names := []string{""}
 	if strings.HasPrefix(table, handlerPrefix) {
 		names = sortedHandlers(p.config)

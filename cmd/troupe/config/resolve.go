@@ -99,11 +99,3 @@ func executable(path string) error {
 	}
 	return nil
 }
-
-// works says whether pods can be run by the handler.
-func (h *Handler) works() bool { return h.Type == TypeLibcontainer }
-
-// substitutable says whether libcontainer may stand in for the handler as the
-// default: for an OCI runtime, which gives the same isolation, never for a
-// virtual machine.
-func (h *Handler) substitutable() bool { return h.Type == "" || h.Type == TypeOCI }
