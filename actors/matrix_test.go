@@ -232,6 +232,11 @@ func (s *scene) requests() map[string]any {
 		"Exec":       messages.ExecSync{Pod: s.pod, Container: s.cont, Command: []string{"true"}},
 		"ExecEmpty":  messages.ExecSync{Pod: s.pod, Container: s.cont},
 		"ReopenLog":  messages.ReopenLog{Pod: s.pod, Container: s.cont},
+		"Update":     messages.UpdateContainer{Pod: s.pod, Container: s.cont, Resources: &runtime.LinuxContainerResources{CpuShares: 512}},
+		"Checkpoint": messages.CheckpointContainer{Pod: s.pod, Container: s.cont, Location: "/tmp/x"},
+		"CheckPod":   messages.CheckpointPod{Pod: s.pod, Dir: "/tmp/y", Containers: []string{s.cont}},
+		"Restore":    messages.RestorePod{Dir: "/tmp/y", Config: podConfig()},
+		"UpdatePod":  messages.UpdatePod{Pod: s.pod, Resources: &runtime.LinuxContainerResources{CpuShares: 512}},
 	}
 }
 

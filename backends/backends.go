@@ -21,15 +21,16 @@ import (
 
 // Node is all backends of one node.
 type Node struct {
-	Namespaces Namespaces
-	Network    Network
-	Files      Files
-	Cgroups    Cgroups
-	Rootfs     Rootfs
-	Bundles    Bundles
-	Runtime    Runtime
-	Images     Images
-	Journal    Journal
+	Namespaces  Namespaces
+	Network     Network
+	Files       Files
+	Cgroups     Cgroups
+	Rootfs      Rootfs
+	Bundles     Bundles
+	Runtime     Runtime
+	Images      Images
+	Checkpoints Checkpoints
+	Journal     Journal
 }
 
 // Holders are the backends that hold something on the node, in the order in
@@ -137,6 +138,10 @@ type Cgroups interface {
 	// error of kind Invalid.
 	Make(ctx context.Context, pod, requested string) (parent string, err error)
 	Remove(ctx context.Context, pod string) error
+	// Update limits a pod's cgroup that Make made for want of another; one the
+	// kubelet asked for is the kubelet's to limit, and left as it is. After an
+	// error nothing has changed.
+	Update(ctx context.Context, pod, parent string, r *runtime.LinuxContainerResources) error
 }
 
 // Rootfs mounts a container's root file system over its image's layers.
@@ -163,6 +168,7 @@ type Bundles interface {
 	// builds the OCI runtime spec and writes it.
 	Write(ctx context.Context, r BundleRequest) (Bundle, error)
 	Remove(ctx context.Context, pod, container string) error
+	BundleUpdater
 }
 
 // BundleRequest is all a spec is made from.
@@ -211,6 +217,8 @@ type Runtime interface {
 	// command and is an error of kind Deadline.
 	Exec(ctx context.Context, r ExecRequest) (messages.ExecResult, error)
 	ReopenLog(ctx context.Context, pod, container string) error
+	Updater
+	Checkpointer
 }
 
 // ProcessRequest names a bundle to run.

@@ -9,7 +9,8 @@ import (
 // method is how an RPC is treated at the door.
 type method struct {
 	lane lane
-	// within is how long a caller without a deadline gets; 0 is no deadline.
+	// within is how long a caller without a deadline gets; 0 is no deadline,
+	// noDefault refuses it.
 	within func(base time.Duration, request any) time.Duration
 }
 
@@ -52,6 +53,13 @@ var methods = map[string]method{
 	runtime.RuntimeService_ListMetricDescriptors_FullMethodName:   {reads, base},
 	runtime.RuntimeService_ListPodSandboxMetrics_FullMethodName:   {reads, base},
 	runtime.RuntimeService_StreamPodSandboxMetrics_FullMethodName: {reads, base},
+
+	runtime.RuntimeService_UpdateContainerResources_FullMethodName:  {work, base},
+	runtime.RuntimeService_UpdatePodSandboxResources_FullMethodName: {work, base},
+
+	runtime.RuntimeService_CheckpointContainer_FullMethodName: {work, asLongAs},
+	runtime.RuntimeService_CheckpointPod_FullMethodName:       {work, mustBring},
+	runtime.RuntimeService_RestorePod_FullMethodName:          {work, mustBring},
 
 	runtime.ImageService_ListImages_FullMethodName:   {reads, base},
 	runtime.ImageService_StreamImages_FullMethodName: {reads, base},

@@ -61,6 +61,7 @@ type Config struct {
 	Version        string   // of the daemon, as Version answers
 	RuntimeName    string   // "" is troupe
 	Handlers       []Handler
+	Checkpoints    string // one of the Checkpoints… words; "" is CheckpointsNone
 	DefaultHandler string // taken when RunPodSandbox names none; one of Handlers
 	CgroupDriver   runtime.CgroupDriver
 	Features       *runtime.RuntimeFeatures // nil: none
@@ -89,6 +90,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.RuntimeName == "" {
 		c.RuntimeName = "troupe"
+	}
+	if c.Checkpoints == "" {
+		c.Checkpoints = CheckpointsNone
 	}
 	if c.MaxReceive <= 0 {
 		c.MaxReceive = defaultMessage

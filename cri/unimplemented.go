@@ -15,19 +15,7 @@ var unimplemented = map[string]string{
 	runtime.RuntimeService_Exec_FullMethodName:        "use ExecSync for a command without a terminal",
 	runtime.RuntimeService_Attach_FullMethodName:      "read the container's log file instead",
 	runtime.RuntimeService_PortForward_FullMethodName: "connect to the pod's address instead",
-
-	runtime.RuntimeService_UpdateContainerResources_FullMethodName:  resizeHint,
-	runtime.RuntimeService_UpdatePodSandboxResources_FullMethodName: resizeHint,
-
-	runtime.RuntimeService_CheckpointContainer_FullMethodName: checkpointHint,
-	runtime.RuntimeService_CheckpointPod_FullMethodName:       checkpointHint,
-	runtime.RuntimeService_RestorePod_FullMethodName:          checkpointHint,
 }
-
-const (
-	resizeHint     = "resources are fixed when a container is created; make a new one"
-	checkpointHint = "pods and containers cannot be checkpointed or restored"
-)
 
 // Unimplemented names the RPCs that answer Unimplemented, sorted.
 func Unimplemented() []string {

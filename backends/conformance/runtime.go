@@ -46,6 +46,8 @@ func Runtime(t *testing.T, h RuntimeHarness) {
 	t.Run("TheUnknownIsGone", h.with(unknown))
 	t.Run("DeleteKillsAndForgets", h.with(deleted))
 	t.Run("ExecCapturesAndTimesOut", h.with(execs))
+	t.Run("WhatLivesIsUpdated", h.with(updates))
+	t.Run("WhatRunsIsPausedAndResumed", h.with(pauses))
 	t.Run("AReconnectTellsEveryState", h.with(reconnects))
 	t.Run("LeftoversAreHeldAndCanBeDropped", h.with(leftovers))
 }

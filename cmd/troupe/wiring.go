@@ -10,6 +10,7 @@ import (
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/backends/bundles"
 	"github.com/troupe-run/troupe/backends/cgroups"
+	"github.com/troupe-run/troupe/backends/checkpoints"
 	"github.com/troupe-run/troupe/backends/cni"
 	"github.com/troupe-run/troupe/backends/files"
 	"github.com/troupe-run/troupe/backends/images"
@@ -64,15 +65,24 @@ func (m *machine) fill(c *config.Config, log *slog.Logger) (err error) {
 	}); err != nil {
 		return err
 	}
-	if m.Bundles, err = bundles.New(bundlesConfig(c, of("bundles"))); err != nil {
+	specs, err := bundles.New(bundlesConfig(c, of("bundles")))
+	if err != nil {
 		return err
 	}
+	m.Bundles = specs
 	store, err := buildImages(c, of("images"))
 	if err != nil {
 		return err
 	}
 	m.Images, m.reload, m.closers = store, store.Reload, append(m.closers, store.Close)
-	if m.Rootfs, err = rootfs.New(rootfs.Config{Root: c.Troupe.Root, Layers: store.LayerDirs, Log: of("rootfs")}); err != nil {
+	roots, err := rootfs.New(rootfs.Config{Root: c.Troupe.Root, Layers: store.LayerDirs, Log: of("rootfs")})
+	if err != nil {
+		return err
+	}
+	m.Rootfs = roots
+	if m.Checkpoints, err = checkpoints.New(checkpoints.Config{
+		Work: filepath.Join(c.Troupe.Root, "checkpoints"), Changes: roots.Changes, Spec: specs.Spec, Log: of("checkpoints"),
+	}); err != nil {
 		return err
 	}
 	m.Network = cni.New(cni.Config{
@@ -177,8 +187,13 @@ func criConfig(c *config.Config, node cri.Node, meter cri.Meter, log *slog.Logge
 	for _, name := range c.HandlerNames() {
 		handlers = append(handlers, cri.Handler{Name: name, RecursiveReadOnly: rro})
 	}
+	checkpointing := c.Checkpoints.Level
+	if !c.Checkpoints.CRIU {
+		checkpointing = cri.CheckpointsNone
+	}
 	return cri.Config{
-		Node: node, Meter: meter, Metrics: c.Stats.PodMetrics, Version: buildOf().Version, Handlers: handlers, DefaultHandler: c.Runtime.DefaultHandler,
+		Checkpoints: checkpointing,
+		Node:        node, Meter: meter, Metrics: c.Stats.PodMetrics, Version: buildOf().Version, Handlers: handlers, DefaultHandler: c.Runtime.DefaultHandler,
 		CgroupDriver: driver, Shown: c, MaxReceive: c.API.MaxRecv, MaxSend: c.API.MaxSend, Log: log,
 		Features: &runtime.RuntimeFeatures{SupplementalGroupsPolicy: true},
 	}
