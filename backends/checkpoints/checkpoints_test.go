@@ -64,7 +64,7 @@ func begin(t *testing.T, b *Backend, r backends.CheckpointRequest) {
 	if err != nil || len(dirs) != 1 {
 		t.Fatalf("begin: %v, %v", dirs, err)
 	}
-	if err := os.MkdirAll(filepath.Join(dirs[0], "checkpoint"), 0o700); err == nil {
+	if err = os.MkdirAll(filepath.Join(dirs[0], "checkpoint"), 0o700); err == nil {
 		err = os.WriteFile(filepath.Join(dirs[0], "checkpoint", "inventory.img"), []byte("criu's"), 0o600)
 	}
 	if err != nil {
