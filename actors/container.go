@@ -31,6 +31,9 @@ import (
 //	running   ExecSync, ExecStream,  opens a session                           running
 //	          Attach
 //	running   ReopenLog              asks the monitor                          running
+//	created,  UpdateContainer        sets the resources, one after another     same
+//	starting,
+//	running
 //	any       anything else          refuses: FailedPrecondition               same
 var containerEdges = map[messages.ContainerState][]messages.ContainerState{
 	"":                         {messages.ContainerCreating, messages.ContainerCreated, messages.ContainerRunning, messages.ContainerExited, messages.ContainerRemoving},
@@ -62,6 +65,10 @@ type container struct {
 	adopted                                           bool
 	overtook                                          *messages.ProcessState // an exit told while the process was looked for
 	postponed                                         []postponed            // requests that came meanwhile
+
+	updates   []update // of its resources, in order; the first is under way
+	updating  bool     // a job of an update is under way
+	unsettled bool     // its limits may not be the recorded ones
 }
 
 // createFirst is CreateContainer with what the pod knows.
@@ -130,6 +137,8 @@ func (c *container) Receive(ctx actor.Context) {
 		c.onAttach(ctx, m)
 	case messages.ReopenLog:
 		c.onReopen(ctx.Sender())
+	case messages.UpdateContainer:
+		c.onUpdate(ctx.Sender(), m)
 	case processFact:
 		c.onFact(m.ProcessState)
 	case relabelled:
@@ -148,6 +157,9 @@ func (c *container) debts() []*waiters {
 	held := waiters{}
 	for _, p := range c.postponed {
 		held.join(p.sender)
+	}
+	for i := range c.updates {
+		held = append(held, c.updates[i].caller...)
 	}
 	return []*waiters{&c.creating, &c.starting, &c.stopping, &c.removing, &c.reopening, &held}
 }
@@ -182,13 +194,17 @@ func (c *container) snapshot() *messages.ContainerSnapshot {
 	if trouble == "" && c.first != nil {
 		trouble = c.first.Error()
 	}
+	step := c.activity()
+	if step == "" && c.unsettled {
+		step = stepTakeBack // soon
+	}
 	return &messages.ContainerSnapshot{
 		ID: c.id, Pod: c.pod, Config: c.plan.Config, ImageID: c.plan.Image.ID, ImageRef: c.plan.Config.GetImage().GetImage(),
 		StopSignal: c.plan.Bundle.StopSignal, CreatedAt: c.plan.CreatedAt, StartedAt: c.process.StartedAt,
 		FinishedAt: c.process.ExitedAt, State: c.state, Pid: c.process.Pid, ExitCode: c.process.ExitCode,
 		Reason: c.reason, Message: c.message, LogPath: c.plan.Bundle.LogPath,
 		VolumeImages: c.plan.volumeImages(),
-		Activity:     messages.Activity{Step: c.activity(), Since: c.since, Error: trouble}, Timeline: c.past,
+		Activity:     messages.Activity{Step: step, Since: c.since, Error: trouble}, Timeline: c.past,
 		User: c.plan.Bundle.User, Listed: c.state != messages.ContainerCreating,
 	}
 }
@@ -226,10 +242,14 @@ func (c *container) record() func(containerPlan, []string, bool) []byte {
 // while it can be asked.
 func (c *container) present() ([]byte, bool) {
 	again := c.state != messages.ContainerCreating && c.state != messages.ContainerRemoving
-	return encode(containerRecord{
-		Version: recordVersion, Config: c.conf, State: c.state, Done: c.walk.Done, Plan: c.plan,
-		Process: c.process, Reason: c.reason, Message: c.message,
-	}), again
+	return encode(c.recordNow()), again
+}
+
+func (c *container) recordNow() containerRecord {
+	return containerRecord{
+		Version: recordVersion, Config: c.conf, State: c.state, Done: slices.Clone(c.walk.Done), Plan: c.plan,
+		Process: c.process, Reason: c.reason, Message: c.message, Updating: c.unsettled,
+	}
 }
 
 // --- creating ---

@@ -81,6 +81,7 @@ func (c *container) adopt(m adoptContainer) {
 		c.stopping.answer(c.env, messages.None{}, nil)
 		c.unwind(onRemove, false)
 	default:
+		c.unsettled = m.rec.Updating
 		c.findProcess()
 	}
 }
@@ -118,9 +119,13 @@ func (c *container) found(st messages.ProcessState) {
 		if st.Status == messages.ProcessGone {
 			st.ExitUnknown, st.ExitedAt = true, c.env.Clock.Now()
 		}
+		c.unsettled = false
 		c.exit(st)
 	default:
 		panic(fmt.Sprintf("container %s: process status %q", c.id, st.Status))
+	}
+	if c.unsettled && c.mayUpdate() == nil {
+		c.takeBack(nil)
 	}
 	if c.kill.asked() { // meanwhile, and perhaps for a removal
 		c.pursue()

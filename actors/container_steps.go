@@ -20,7 +20,7 @@ var containerSteps = []step[containerPlan]{
 	// A label stays: there is nothing to undo. It outlives the request that
 	// began it by hours if it must; a retry joins it (field.md: pods with
 	// volumes of a million files never started elsewhere).
-	{name: "relabel", do: relabelVolumes, undo: nothing[containerPlan], on: onRemove, skip: hasNothingToRelabel, limit: 24 * time.Hour, lane: LaneWalk},
+	{name: "relabel", do: relabelVolumes, undo: nothing[containerPlan], on: onRemove, skip: hasNothingToRelabel, limit: 2 * time.Hour, lane: LaneWalk},
 	{name: "process", do: createProcess, undo: deleteProcess, on: onRemove, gate: true},
 }
 

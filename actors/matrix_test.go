@@ -244,6 +244,11 @@ func (s *scene) requests() map[string]any {
 		"Attach":     messages.Attach{Pod: s.pod, Container: s.cont, Streams: messages.Streams{Gone: gone()}},
 		"Forward":    messages.PortForward{Pod: s.pod, Port: 80, Gone: gone()},
 		"ReopenLog":  messages.ReopenLog{Pod: s.pod, Container: s.cont},
+		"Update":     messages.UpdateContainer{Pod: s.pod, Container: s.cont, Resources: &runtime.LinuxContainerResources{CpuShares: 512}},
+		"Checkpoint": messages.CheckpointContainer{Pod: s.pod, Container: s.cont, Location: "/tmp/x"},
+		"CheckPod":   messages.CheckpointPod{Pod: s.pod, Dir: "/tmp/y", Containers: []string{s.cont}},
+		"Restore":    messages.RestorePod{Dir: "/tmp/y", Config: podConfig()},
+		"UpdatePod":  messages.UpdatePod{Pod: s.pod, Resources: &runtime.LinuxContainerResources{CpuShares: 512}},
 	}
 }
 
@@ -325,6 +330,9 @@ func TestEveryRequestInEveryStateOfAPodIsAnsweredOnceAndFittingly(t *testing.T) 
 					if a.Kind == "sandbox" {
 						s.pod = a.Path[len(a.Path)-64:]
 					}
+				}
+				if s.cont == "" { // the gateway names one; this pod has none
+					s.cont = strings.Repeat("0", 64)
 				}
 				c := s.begin(s.requests()[name])
 				time.Sleep(2 * time.Millisecond)

@@ -22,6 +22,8 @@ type node struct {
 	names   map[string]string      // pod name → id
 	broken  map[string][]postponed // pods whose actor was given up, with what waits for them
 	ready   func(error)            // told when requests are served
+
+	restoring []*waiters // whose checkpoints are looked at
 }
 
 type postponed struct {
@@ -176,7 +178,7 @@ func (n *node) listContainer(r backends.Record) {
 	}
 	c := container{
 		trip: trip[containerPlan]{plan: rec.Plan}, id: r.Container, pod: r.Pod, state: rec.State,
-		process: rec.Process, reason: rec.Reason, message: rec.Message,
+		process: rec.Process, reason: rec.Reason, message: rec.Message, unsettled: rec.Updating,
 	}
 	n.env.Index.putContainer(c.snapshot())
 }
@@ -205,6 +207,8 @@ func (n *node) route(ctx actor.Context, sender *actor.PID, m any) {
 		if !n.waitFor(n.names[nameOf(m.Config)], sender, m) {
 			root.RequestWithCustomSender(pid, m, sender)
 		}
+	case messages.RestorePod:
+		n.restore(sender, m)
 	case messages.Addressed:
 		n.toPod(sender, m)
 	case messages.SetPodRanges:
@@ -322,6 +326,9 @@ func (n *node) debts() []*waiters {
 		for _, p := range n.broken[id] {
 			held.join(p.sender)
 		}
+	}
+	for _, w := range n.restoring {
+		held = append(held, *w...)
 	}
 	return []*waiters{&held}
 }

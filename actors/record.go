@@ -36,6 +36,8 @@ type containerRecord struct {
 	Process messages.ProcessState   `json:"process"`
 	Reason  string                  `json:"reason,omitempty"`
 	Message string                  `json:"message,omitempty"`
+	// Updating: its limits may be others than those recorded.
+	Updating bool `json:"updating,omitempty"`
 }
 
 func decodePod(r backends.Record) (podRecord, error) {

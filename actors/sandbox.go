@@ -32,6 +32,9 @@ import (
 //	stopping  undo failed             answers the error, tries again, without end     stopping
 //	any but   RemovePod               stops, removes children, undoes the rest        removing → gone
 //	starting
+//	ready     Checkpoint…             pauses, captures, resumes; one after another    same
+//	ready,    UpdatePod               takes down the resources, one after another     same
+//	notReady
 //	any       a container's request   forwards it to the child                        same
 //	any       anything else           refuses: FailedPrecondition                     same
 var podEdges = map[messages.PodState][]messages.PodState{
@@ -59,6 +62,8 @@ type sandbox struct {
 	reason string
 
 	running, stopping, removing waiters
+	updates                     []podUpdate // of its resources, in order; the first is under way
+	captures                    []*capture  // checkpoints, in order; the first is under way
 	children                    map[string]*actor.PID
 	broken                      map[string][]postponed // children given up, with what waits for them
 	names                       map[string]string      // container name and attempt → id
@@ -131,7 +136,15 @@ func (s *sandbox) Receive(ctx actor.Context) {
 		s.onCreate(ctx, m)
 	case messages.PortForward:
 		s.onForward(ctx, m)
+	case messages.UpdatePod:
+		s.onUpdate(ctx.Sender(), m)
+	case messages.CheckpointPod:
+		s.onCheckpoint(ctx.Sender(), m)
 	case forContainer:
+		if one, ok := m.m.(messages.CheckpointContainer); ok {
+			s.onCheckpointContainer(ctx.Sender(), one)
+			return
+		}
 		s.forward(ctx, m)
 	case containerGone:
 		s.onContainerGone(ctx, m)
@@ -158,6 +171,12 @@ func (s *sandbox) debts() []*waiters {
 		for _, p := range s.broken[id] {
 			held.join(p.sender)
 		}
+	}
+	for i := range s.updates {
+		held = append(held, s.updates[i].caller...)
+	}
+	for _, c := range s.captures {
+		held = append(held, c.caller...)
 	}
 	return []*waiters{&s.running, &s.stopping, &s.removing, &held}
 }
@@ -244,7 +263,11 @@ func (s *sandbox) record() func(podPlan, []string, bool) []byte {
 
 func (s *sandbox) present() ([]byte, bool) {
 	again := s.state != messages.PodStarting && s.state != messages.PodRemoving
-	return encode(podRecord{Version: recordVersion, Config: s.conf, State: s.state, Reason: s.reason, Done: s.walk.Done, Plan: s.plan}), again
+	return encode(s.recordNow()), again
+}
+
+func (s *sandbox) recordNow() podRecord {
+	return podRecord{Version: recordVersion, Config: s.conf, State: s.state, Reason: s.reason, Done: slices.Clone(s.walk.Done), Plan: s.plan}
 }
 
 // putOff keeps a request until the pod knows what it has. One that comes when

@@ -22,16 +22,17 @@ import (
 
 // Node is all backends of one node.
 type Node struct {
-	Namespaces Namespaces
-	Network    Network
-	Files      Files
-	Cgroups    Cgroups
-	Rootfs     Rootfs
-	Volumes    Volumes
-	Bundles    Bundles
-	Runtime    Runtime
-	Images     Images
-	Journal    Journal
+	Namespaces  Namespaces
+	Network     Network
+	Files       Files
+	Cgroups     Cgroups
+	Rootfs      Rootfs
+	Volumes     Volumes
+	Bundles     Bundles
+	Runtime     Runtime
+	Images      Images
+	Checkpoints Checkpoints
+	Journal     Journal
 }
 
 // Holders are the backends that hold something on the node, in the order in
@@ -150,6 +151,10 @@ type Cgroups interface {
 	// error of kind Invalid.
 	Make(ctx context.Context, pod, requested string) (parent string, err error)
 	Remove(ctx context.Context, pod string) error
+	// Update limits a pod's cgroup that Make made for want of another; one the
+	// kubelet asked for is the kubelet's to limit, and left as it is. After an
+	// error nothing has changed.
+	Update(ctx context.Context, pod, parent string, r *runtime.LinuxContainerResources) error
 }
 
 // Rootfs mounts a container's root file system over its image's layers.
@@ -180,6 +185,7 @@ type Bundles interface {
 	// builds the OCI runtime spec and writes it.
 	Write(ctx context.Context, r BundleRequest) (Bundle, error)
 	Remove(ctx context.Context, pod, container string) error
+	BundleUpdater
 	// Labels gives the SELinux labels of a container, empty where SELinux is
 	// off. The first call for a pod takes a level for it that no other pod of
 	// the node has; it is held until Release.
@@ -244,6 +250,8 @@ type Runtime interface {
 	// command and is an error of kind Deadline.
 	Exec(ctx context.Context, r ExecRequest) (messages.ExecResult, error)
 	ReopenLog(ctx context.Context, pod, container string) error
+	Updater
+	Checkpointer
 }
 
 // ProcessRequest names a bundle to run.

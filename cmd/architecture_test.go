@@ -28,6 +28,7 @@ var mayImport = map[string][]string{
 	"backends/fake":        {"messages", "backends"},
 	"backends/bundles":     {"messages", "backends"},
 	"backends/cgroups":     {"messages", "backends"},
+	"backends/checkpoints": {"messages", "backends"},
 	"backends/cni":         {"messages", "backends"},
 	"backends/files":       {"messages", "backends"},
 	"backends/images":      {"messages", "backends"},
@@ -42,7 +43,7 @@ var mayImport = map[string][]string{
 	"simulations":          {"messages", "backends", "backends/fake", "actors", "supervisor"},
 	"cmd/troupe": {
 		"messages", "messages/debugv1", "backends", "actors", "supervisor", "cri",
-		"backends/bundles", "backends/cgroups", "backends/cni", "backends/files", "backends/images",
+		"backends/bundles", "backends/cgroups", "backends/checkpoints", "backends/cni", "backends/files", "backends/images",
 		"backends/journal", "backends/monitor", "backends/namespaces", "backends/rootfs", "backends/stats",
 	},
 	"cmd/troupe-monitor": {"backends/monitor/wire"},

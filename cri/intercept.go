@@ -64,7 +64,11 @@ func (s *Server) admitted(ctx context.Context, full string, request any, do func
 	}
 	defer leave()
 	if _, has := ctx.Deadline(); !has {
-		if within := m.within(s.config.Deadline, request); within > 0 {
+		within := m.within(s.config.Deadline, request)
+		if within == noDefault {
+			return nil, messages.Errorf(messages.Invalid, "%s: the call has no deadline: set one", path.Base(full))
+		}
+		if within > 0 {
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, within)
 			defer cancel()

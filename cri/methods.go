@@ -1,20 +1,23 @@
 package cri
 
 import (
+	"path"
 	"time"
 
+	"github.com/troupe-run/troupe/messages"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // method is how an RPC is treated at the door.
 type method struct {
 	lane lane
-	// within is how long a caller without a deadline gets; 0 is no deadline.
+	// within is how long a caller without a deadline gets; 0 is no deadline,
+	// noDefault refuses it.
 	within func(base time.Duration, request any) time.Duration
 }
 
-// methods are the RPCs that are served, by full name; those that are not are
-// in unimplemented.go, and a test compares both with cri-api's descriptors.
+// methods are the RPCs, by full name: all there are, as a test finds by
+// cri-api's descriptors.
 //
 // The kubelet always brings a deadline of its own; the defaults are the same
 // as its (k8s.io/cri-client pkg/remote_runtime.go, where base is 2 min): they
@@ -56,12 +59,27 @@ var methods = map[string]method{
 	runtime.RuntimeService_ListPodSandboxMetrics_FullMethodName:   {reads, base},
 	runtime.RuntimeService_StreamPodSandboxMetrics_FullMethodName: {reads, base},
 
+	runtime.RuntimeService_UpdateContainerResources_FullMethodName:  {work, base},
+	runtime.RuntimeService_UpdatePodSandboxResources_FullMethodName: {work, base},
+
+	runtime.RuntimeService_CheckpointContainer_FullMethodName: {work, asLongAs},
+	runtime.RuntimeService_CheckpointPod_FullMethodName:       {work, mustBring},
+	runtime.RuntimeService_RestorePod_FullMethodName:          {work, mustBring},
+
 	runtime.ImageService_ListImages_FullMethodName:   {reads, base},
 	runtime.ImageService_StreamImages_FullMethodName: {reads, base},
 	runtime.ImageService_ImageStatus_FullMethodName:  {images, base},
 	runtime.ImageService_ImageFsInfo_FullMethodName:  {reads, base},
 	runtime.ImageService_PullImage_FullMethodName:    {pulls, endless},
 	runtime.ImageService_RemoveImage_FullMethodName:  {images, base},
+}
+
+// admit finds how an RPC is treated. A newer client may know more of them.
+func admit(full string) (method, error) {
+	if m, ok := methods[full]; ok {
+		return m, nil
+	}
+	return method{}, messages.Errorf(messages.Unsupported, "%s is not implemented: this version of the runtime does not know it", path.Base(full))
 }
 
 func base(b time.Duration, _ any) time.Duration  { return b }

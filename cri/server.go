@@ -7,8 +7,7 @@
 // The way of an RPC: intercept.go (trace, limit, deadline, log, panics) →
 // its method in pods.go, containers.go, image.go, node.go or lists.go
 // (validate → resolve ids → message → ask → response) → status.go (error kind
-// → gRPC code). methods.go says which RPCs there are, unimplemented.go which
-// there are not yet.
+// → gRPC code). methods.go says how each RPC is treated.
 package cri
 
 import (
@@ -56,6 +55,7 @@ type Config struct {
 	Handlers       []Handler
 	Unusable       map[string]string // handlers that are configured and cannot be used, and why
 	DefaultHandler string            // taken when RunPodSandbox names none; one of Handlers
+	Checkpoints    string            // one of the Checkpoints… words; "" is CheckpointsNone
 	CgroupDriver   runtime.CgroupDriver
 	Features       *runtime.RuntimeFeatures // nil: none
 	// Shown is what Status shows as "config" when asked to be verbose: any
@@ -84,6 +84,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.RuntimeName == "" {
 		c.RuntimeName = "troupe"
+	}
+	if c.Checkpoints == "" {
+		c.Checkpoints = CheckpointsNone
 	}
 	if c.MaxReceive <= 0 {
 		c.MaxReceive = defaultMessage

@@ -25,6 +25,16 @@ var (
 
 // validateResources refuses what no kernel would take; 0 is "not specified".
 func validateResources(r *runtime.LinuxContainerResources) error {
+	memory, swap := r.GetMemoryLimitInBytes(), r.GetMemorySwapLimitInBytes()
+	if swap > 0 && (memory == 0 || swap < memory) {
+		return invalid("memory_swap_limit_in_bytes", "%d: limits memory and swap together, so it must not be below memory_limit_in_bytes (%d), which must be set", swap, memory)
+	}
+	return validateLimits(r)
+}
+
+// validateLimits looks at each field alone: those of an update may go with what
+// is there already.
+func validateLimits(r *runtime.LinuxContainerResources) error {
 	period, quota := r.GetCpuPeriod(), r.GetCpuQuota()
 	memory, swap := r.GetMemoryLimitInBytes(), r.GetMemorySwapLimitInBytes()
 	switch {
@@ -38,8 +48,6 @@ func validateResources(r *runtime.LinuxContainerResources) error {
 		return invalid("memory_limit_in_bytes", "%d: must not be negative", memory)
 	case swap < -1:
 		return invalid("memory_swap_limit_in_bytes", "%d: must be -1 (no limit), 0, or a limit of memory and swap together", swap)
-	case swap > 0 && (memory == 0 || swap < memory):
-		return invalid("memory_swap_limit_in_bytes", "%d: limits memory and swap together, so it must not be below memory_limit_in_bytes (%d), which must be set", swap, memory)
 	case r.GetOomScoreAdj() < -1000 || r.GetOomScoreAdj() > 1000:
 		return invalid("oom_score_adj", "%d: must be between -1000 and 1000", r.GetOomScoreAdj())
 	case !cpusetForm.MatchString(r.GetCpusetCpus()):

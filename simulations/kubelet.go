@@ -244,6 +244,12 @@ func (k *pod) use(id string) {
 	}
 	for range w.rng.IntN(4) {
 		p.sleep(w.between(time.Second, 10*time.Second))
+		if w.chance(0.3) {
+			k.resize(id)
+		}
+		if w.chance(0.2) {
+			k.checkpoint(id)
+		}
 		_, _ = w.ask(p, messages.ExecSync{Pod: k.id, Container: id, Command: []string{"true"}, Timeout: time.Second}, usualLimit)
 	}
 }

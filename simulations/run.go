@@ -137,6 +137,7 @@ func (w *World) check() {
 		if c.CRIState() == runtime.ContainerState_CONTAINER_EXITED && c.Reason == "" && c.State != messages.ContainerRemoving {
 			w.fail("container %s has exited without a reason", c.ID)
 		}
+		w.checkLimits(c)
 	}
 }
 

@@ -30,6 +30,11 @@ func (b *Backend) dir(pod, container string) string {
 	return filepath.Join(b.config.Root, "pods", pod, "containers", container)
 }
 
+// Spec is the path of a container's spec, whether it is there or not.
+func (b *Backend) Spec(pod, container string) string {
+	return filepath.Join(b.dir(pod, container), specName)
+}
+
 // writeSpec replaces config.json by a rename: a runtime that reads it sees the
 // old or the new one. It is not synced: after a power cut no container runs.
 func writeSpec(dir string, spec *specs.Spec) (err error) {

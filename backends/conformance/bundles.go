@@ -72,6 +72,21 @@ func Bundles(t *testing.T, new func(t *testing.T) BundlesHarness) {
 			t.Errorf("stop signal %q, user %v", b.StopSignal, b.User)
 		}
 	})
+	t.Run("ItsResourcesAreReplaced", func(t *testing.T) {
+		h, pod, c := new(t), ID(t), ID(t)
+		r, err := h.Bundles.Resources(context30s(t), pod, c, &runtime.LinuxContainerResources{CpuShares: 512})
+		must(t, err)
+		if err := h.Bundles.SetResources(context30s(t), pod, c, r); messages.KindOf(err) != messages.Precondition {
+			t.Errorf("without a bundle: kind %v: %v", messages.KindOf(err), err)
+		}
+		wantNothingHeld(t, h.Bundles, pod)
+		write(t, h, h.request(t, pod, c))
+		for range 2 {
+			must(t, h.Bundles.SetResources(context30s(t), pod, c, r))
+		}
+		must(t, h.Bundles.Remove(context30s(t), pod, c))
+		wantNothingHeld(t, h.Bundles, pod)
+	})
 	t.Run("RemoveWithoutWriteAndTwiceIsASuccess", func(t *testing.T) {
 		h, pod, c := new(t), ID(t), ID(t)
 		must(t, h.Bundles.Remove(context30s(t), pod, c))

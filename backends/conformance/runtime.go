@@ -50,6 +50,8 @@ func Runtime(t *testing.T, h RuntimeHarness) {
 	t.Run("AStreamedExecGivesItsExitCode", h.with(execStreams))
 	t.Run("AStreamedExecEndsWithItsClient", h.with(execStreamEnds))
 	t.Run("AttachEndsWithTheContainerOrTheClient", h.with(attaches))
+	t.Run("WhatLivesIsUpdated", h.with(updates))
+	t.Run("WhatRunsIsPausedAndResumed", h.with(pauses))
 	t.Run("AReconnectTellsEveryState", h.with(reconnects))
 	t.Run("LeftoversAreHeldAndCanBeDropped", h.with(leftovers))
 }

@@ -150,3 +150,44 @@ func leftovers(t *testing.T, c *connected) {
 		c.wantStatus(t, r, messages.ProcessGone)
 	}
 }
+
+// updates: a limit is set on what lives, and not on what has ended.
+func updates(t *testing.T, c *connected) {
+	limits := backends.Resources(`{"cpu":{"shares":512}}`)
+	r := c.Process(t, Sleeps)
+	_, err := c.Create(context30s(t), r)
+	must(t, err)
+	must(t, c.Update(context30s(t), r.Pod, r.Container, limits))
+	_, err = c.Start(context30s(t), r.Pod, r.Container)
+	must(t, err)
+	for range 2 {
+		must(t, c.Update(context30s(t), r.Pod, r.Container, limits))
+	}
+	must(t, c.Update(context30s(t), r.Pod, r.Container, backends.Resources(`{}`)))
+	_, err = c.Exec(context30s(t), backends.ExecRequest{Pod: r.Pod, Container: r.Container, Command: c.Echo})
+	must(t, err)
+	c.wantStatus(t, r, messages.ProcessRunning)
+	must(t, c.Signal(context30s(t), r.Pod, r.Container, "SIGKILL", false))
+	c.exit(t, r)
+	wantErrorKind(t, c.Update(context30s(t), r.Pod, r.Container, limits), messages.Precondition)
+	must(t, c.Delete(context30s(t), r.Pod, r.Container))
+	wantErrorKind(t, c.Update(context30s(t), r.Pod, r.Container, limits), messages.NotFound)
+}
+
+// pauses: all or none, and a pause ends with Thaw or with its connection.
+func pauses(t *testing.T, c *connected) {
+	r := c.run(t, Sleeps)
+	must(t, c.Thaw(context30s(t), r.Pod, []string{r.Container})) // it is not frozen
+	must(t, c.Freeze(context30s(t), r.Pod, []string{r.Container}, time.Minute))
+	for range 2 {
+		must(t, c.Thaw(context30s(t), r.Pod, []string{r.Container}))
+	}
+	wantErrorKind(t, c.Freeze(context30s(t), r.Pod, []string{r.Container}, 0), messages.Invalid)
+	wantErrorKind(t, c.Freeze(context30s(t), r.Pod, []string{r.Container, ID(t)}, time.Minute), messages.NotFound)
+	_, err := c.Exec(context30s(t), backends.ExecRequest{Pod: r.Pod, Container: r.Container, Command: c.Echo})
+	must(t, err) // nothing was left frozen
+	must(t, c.Freeze(context30s(t), r.Pod, []string{r.Container}, time.Minute))
+	must(t, c.Delete(context30s(t), r.Pod, r.Container))
+	must(t, c.Thaw(context30s(t), r.Pod, []string{r.Container}))
+	wantErrorKind(t, c.Dump(context30s(t), r.Pod, r.Container, t.TempDir()), messages.NotFound)
+}

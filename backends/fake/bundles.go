@@ -21,6 +21,7 @@ type bundle struct {
 	inodes     [3]uint64 // of net, ipc, uts when it was written
 	target     string    // PID namespace to join
 	shm        bool      // it mounts the pod's own /dev/shm
+	resources  string
 }
 
 type bundlesBackend struct{ n *Node }
@@ -55,7 +56,8 @@ func (b bundlesBackend) Write(ctx context.Context, r backends.BundleRequest) (ba
 		}
 		n.bundles[k] = &bundle{
 			torn: true, args: arguments(r), rootfs: r.Rootfs != "", volumes: len(r.Volumes.Images) > 0, namespaces: r.Namespaces, target: r.TargetPIDNS, shm: r.Files.Shm == n.shmPath(r.Pod),
-			inodes: [3]uint64{n.inode(r.Namespaces.Network), n.inode(r.Namespaces.IPC), n.inode(r.Namespaces.UTS)},
+			inodes:    [3]uint64{n.inode(r.Namespaces.Network), n.inode(r.Namespaces.IPC), n.inode(r.Namespaces.UTS)},
+			resources: string(limits(r.Config.GetLinux().GetResources())),
 		}
 		if n.hook.Half(c) {
 			return none, half("config.json is torn")

@@ -35,6 +35,7 @@ func (b cgroupsBackend) Remove(ctx context.Context, pod string) error {
 			return errors.New("rmdir " + n.cgroups[pod] + ": device or resource busy: a container's cgroup is in it")
 		}
 		delete(n.cgroups, pod)
+		delete(n.podLimits, pod)
 		return nil
 	})
 }

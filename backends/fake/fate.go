@@ -53,6 +53,9 @@ func (n *Node) CrashDaemon() {
 }
 
 func (m *monitor) disconnect() {
+	for _, p := range m.processes { // the monitor does, or the next one
+		p.frozen = false
+	}
 	if m.connection != nil {
 		m.connection.lost = true
 		m.connection.waiter.wake()

@@ -53,6 +53,9 @@ type Node struct {
 	network     network
 	files       map[string]*podFiles // by pod
 	cgroups     map[string]string    // ours, by pod
+	podLimits   map[string]string    // of ours, by pod
+	captures    map[string]bool      // checkpoints under way, by where they go
+	written     map[string]bool      // checkpoints that are whole
 	roots       map[backends.Key]*root
 	volumes     map[backends.Key]*volumes
 	bundles     map[backends.Key]*bundle
@@ -73,7 +76,8 @@ func New(c Config) *Node {
 	n := &Node{
 		conf: c, hook: c.Hook, serial: 1000, disk: disk{size: c.Disk},
 		pins: map[string]*pins{}, files: map[string]*podFiles{},
-		cgroups: map[string]string{}, roots: map[backends.Key]*root{}, volumes: map[backends.Key]*volumes{},
+		cgroups: map[string]string{}, podLimits: map[string]string{}, captures: map[string]bool{}, written: map[string]bool{},
+		roots: map[backends.Key]*root{}, volumes: map[backends.Key]*volumes{},
 		bundles: map[backends.Key]*bundle{}, missing: map[string]bool{}, registry: map[string]published{}, unreachable: map[string]bool{},
 		records: map[backends.Key]*record{}, excused: map[backends.Key]bool{},
 		changed: map[string]bool{}, known: map[string][]string{},
@@ -104,7 +108,7 @@ func (n *Node) Backends() *backends.Node {
 	return &backends.Node{
 		Namespaces: namespacesBackend{n}, Network: networkBackend{n}, Files: filesBackend{n},
 		Cgroups: cgroupsBackend{n}, Rootfs: rootfsBackend{n}, Volumes: volumesBackend{n}, Bundles: bundlesBackend{n},
-		Runtime: runtimeBackend{n}, Images: imagesBackend{n}, Journal: journalBackend{n},
+		Runtime: runtimeBackend{n}, Checkpoints: checkpointsBackend{n}, Images: imagesBackend{n}, Journal: journalBackend{n},
 	}
 }
 

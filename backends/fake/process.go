@@ -25,6 +25,8 @@ type process struct {
 	half    bool
 	bundle  bundle
 	reopens int
+	limits  string // in force
+	frozen  bool
 	program Program
 	ending  *ending   // how it ends by itself
 	unseen  bool      // it ended while there was no monitor

@@ -65,7 +65,7 @@ func (b runtimeBackend) Create(ctx context.Context, r backends.ProcessRequest) (
 		if missing := n.missingFor(k, written); missing != "" {
 			return none, messages.Errorf(messages.Precondition, "%s", missing)
 		}
-		p := &process{bundle: *written, half: true}
+		p := &process{bundle: *written, half: true, limits: written.resources}
 		p.ProcessState = messages.ProcessState{Pod: r.Pod, Container: r.Container}
 		n.runtime.processes[r.Container] = p
 		if n.hook.Half(c) {

@@ -40,6 +40,7 @@ const (
 func serve(nc *net.UnixConn, m *monitor, log *slog.Logger) {
 	c := &conn{m: m, log: log, nc: nc, pending: map[uint64]context.CancelFunc{}}
 	c.ctx, c.end = context.WithCancel(context.Background())
+	defer m.thawOf(c)
 	defer m.unwatch(c)
 	defer c.close()
 	if err := checkPeer(nc); err != nil {
@@ -140,7 +141,7 @@ func (c *conn) request(f wire.Frame) {
 				c.answer(f.ID, nil, failf(wire.Internal, "the monitor failed in %q; its log has the stack", f.Op))
 			}
 		}()
-		v, err := c.m.handle(ctx, f.Op, f.Body)
+		v, err := c.handle(ctx, f)
 		answered = true
 		c.answer(f.ID, v, err)
 	})

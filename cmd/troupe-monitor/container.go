@@ -66,6 +66,9 @@ type record struct {
 	// Runtime is the OCI runtime that made it; nil: libcontainer. All that is
 	// needed stands here, whatever the daemon's configuration has become.
 	Runtime *wire.Runtime `json:"runtime,omitempty"`
+
+	// Originals are what cgroup files held before the first update of theirs.
+	Originals map[string]string `json:"originals,omitempty"`
 }
 
 // acquire gets the right to a life cycle step.

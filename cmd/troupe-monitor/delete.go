@@ -108,7 +108,7 @@ func (c *container) destroy() error {
 		return err
 	}
 	key := c.ref.Key()
-	return removeAll(c.m.exit(key), c.m.container(key))
+	return removeAll(c.m.dumpLog(key), c.m.exit(key), c.m.container(key))
 }
 
 // reapHalfMade ends an init process that was made but not attached.

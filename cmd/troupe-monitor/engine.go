@@ -33,6 +33,12 @@ type engine interface {
 	// exec makes another process in the container and puts its pid and reap
 	// into p. When ctx ends first, what was being made is killed.
 	exec(ctx context.Context, p *process) error
+	// update sets the limits that next names. An error may leave some of them
+	// set: the caller knows what was before.
+	update(ctx context.Context, next *specs.LinuxResources) error
+	// dump writes CRIU's images of the container's processes into one
+	// directory and its log (dump.log) into the other; they run on.
+	dump(ctx context.Context, images, work string) error
 	// status is wire.Created or wire.Running when the init process that an
 	// earlier monitor made still is that process, else wire.Exited.
 	status() string

@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -16,6 +17,10 @@ import (
 type inProcess struct {
 	c  *container
 	lc *libcontainer.Container
+
+	// starting is held while a process is made and while limits are set: in
+	// between, libcontainer's configuration is not one to start with.
+	starting sync.Mutex
 }
 
 // newInProcess makes libcontainer's part of a container; its state file comes
@@ -45,7 +50,10 @@ func (e *inProcess) spawn(p *process) error {
 	defer e.giveProgram(p)() // before the gate: it may make a child itself
 	done := e.c.m.children.forking()
 	defer done()
-	if err := e.lc.Start(&p.Process); err != nil {
+	e.starting.Lock()
+	err := e.lc.Start(&p.Process)
+	e.starting.Unlock()
+	if err != nil {
 		return err
 	}
 	pid, err := p.Process.Pid()

@@ -53,6 +53,7 @@ func (c *container) load(rec record) error {
 	if err := c.loadEngine(); err != nil {
 		return err
 	}
+	c.thawLeft()
 	var exit wire.State
 	err := readJSON(c.m.exit(c.ref.Key()), &exit)
 	switch {

@@ -22,6 +22,7 @@ type monitor struct {
 	quit     chan struct{} // closed when it may end
 	children children
 	profiles *profiles // compiled ones
+	frost    frost
 
 	mu         sync.Mutex
 	ending     bool // takes no new containers

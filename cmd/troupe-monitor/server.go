@@ -99,6 +99,12 @@ func (m *monitor) handle(ctx context.Context, op string, body json.RawMessage) (
 			}
 			return nil, c.reopenLog()
 		})
+	case wire.OpUpdate:
+		return with(body, func(r wire.Update) (any, error) { return nil, m.update(ctx, r) })
+	case wire.OpDump:
+		return with(body, func(r wire.Dump) (any, error) { return nil, m.dump(ctx, r) })
+	case wire.OpThaw:
+		return with(body, func(r wire.Freeze) (any, error) { return nil, m.thaw(r) })
 	case wire.OpList:
 		return m.list(), nil
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/backends/bundles"
 	"github.com/troupe-run/troupe/backends/cgroups"
+	"github.com/troupe-run/troupe/backends/checkpoints"
 	"github.com/troupe-run/troupe/backends/cni"
 	"github.com/troupe-run/troupe/backends/files"
 	"github.com/troupe-run/troupe/backends/images"
@@ -85,6 +86,11 @@ func (m *machine) fill(c *config.Config, log *slog.Logger) (err error) {
 		Root: c.Troupe.Root, Layers: store.LayerDirs, BindVolumes: c.Image.Volumes == config.BindVolumes, Log: of("rootfs"),
 	})
 	if err != nil {
+		return err
+	}
+	if m.Checkpoints, err = checkpoints.New(checkpoints.Config{
+		Work: filepath.Join(c.Troupe.Root, "checkpoints"), Changes: roots.Changes, Spec: specs.Spec, Log: of("checkpoints"),
+	}); err != nil {
 		return err
 	}
 	m.Rootfs, m.Volumes, m.mapped = roots, rootfs.NewVolumes(roots), canMapUsers(roots, c, log)
@@ -194,9 +200,13 @@ func criConfig(c *config.Config, h *handlers, node cri.Node, meter cri.Meter, lo
 	if c.UseCgroupManager() == config.CgroupSystemd {
 		driver = runtime.CgroupDriver_SYSTEMD
 	}
+	checkpointing := c.Checkpoints.Level
+	if !c.Checkpoints.CRIU {
+		checkpointing = cri.CheckpointsNone
+	}
 	return cri.Config{
 		Node: node, Meter: meter, Metrics: c.Stats.PodMetrics, Version: buildOf().Version,
-		Handlers: h.offered, Unusable: h.unusable, DefaultHandler: c.Runtime.DefaultHandler,
+		Handlers: h.offered, Unusable: h.unusable, DefaultHandler: c.Runtime.DefaultHandler, Checkpoints: checkpointing,
 		CgroupDriver: driver, Shown: c, MaxReceive: c.API.MaxRecv, MaxSend: c.API.MaxSend, Log: log,
 		Streaming: streaming(c),
 		Features:  &runtime.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},

@@ -16,6 +16,10 @@ const (
 	OpDelete = "delete" // Ref → nothing
 	OpExec   = "exec"   // Exec → ExecResult
 	OpReopen = "reopen" // Ref → nothing
+	OpUpdate = "update" // Update → nothing
+	OpFreeze = "freeze" // Freeze → nothing
+	OpThaw   = "thaw"   // Freeze → nothing
+	OpDump   = "dump"   // Dump → nothing
 	OpList   = "list"   // nothing → []State
 	OpQuit   = "quit"   // nothing → nothing; refused while there are containers
 	OpCancel = "cancel" // Cancel; not answered

@@ -19,6 +19,14 @@ type Config struct {
 	Metrics  Metrics
 	Stats    Stats
 	Troupe   Troupe
+
+	Checkpoints Checkpoints
+}
+
+// Checkpoints says what of them is switched on.
+type Checkpoints struct {
+	CRIU  bool
+	Level string // none, checkpoint_only or checkpoint_restore
 }
 
 // Storage is the containers-storage(5) layout images live in. Empty strings

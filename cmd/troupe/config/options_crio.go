@@ -103,5 +103,7 @@ var otherOptions = []Option{
 	known(nriValidatorTable+".nri_validator_required_plugins", []string{}, noNRI),
 	known(nriValidatorTable+".nri_validator_tolerate_missing_plugins_annotation", "", noNRI),
 
-	known(checkpointTable+".container_level_enabled", "none", "checkpoints are not there yet"),
+	honoured(checkpointTable+".container_level_enabled", "checkpoint_only", func(c *Config) *string { return &c.Checkpoints.Level },
+		"none, checkpoint_only (CheckpointContainer, CheckpointPod) or checkpoint_restore (RestorePod as well, which refuses for now).",
+		oneOf("none", "checkpoint_only", "checkpoint_restore")),
 }
