@@ -34,6 +34,7 @@ type DaemonOptions struct {
 	Insecure []string // registries to be spoken to by plain HTTP
 	Monitor  string   // empty: the one beside the binary
 	Storage  string   // directory for images; empty: one in the lab
+	Root     string   // directory for pods; empty: one in the lab
 	LogLevel string   // empty: debug
 	Extra    string   // TOML at the end of the file
 	API      string   // TOML in the table crio.api
@@ -59,8 +60,11 @@ func (l *Lab) NewDaemon(o DaemonOptions) (*Daemon, error) {
 	if o.LogLevel == "" {
 		o.LogLevel = "debug"
 	}
+	if o.Root == "" {
+		o.Root = l.Path(o.Name, "lib")
+	}
 	d := &Daemon{
-		Root: l.Path(o.Name, "lib"), Run: l.Path(o.Name, "run"), LogFile: l.Path(o.Name, "troupe.log"),
+		Root: o.Root, Run: l.Path(o.Name, "run"), LogFile: l.Path(o.Name, "troupe.log"),
 		CgroupParent: "/" + l.Name, Network: o.Network, lab: l, bin: bin,
 	}
 	d.Socket, d.DebugSocket = filepath.Join(d.Run, "troupe.sock"), filepath.Join(d.Run, "debug.sock")
@@ -235,4 +239,16 @@ func (d *Daemon) Tail(lines int) string {
 	text, _ := os.ReadFile(d.LogFile)
 	all := strings.Split(strings.TrimSpace(string(text)), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// Grep is the last lines of the daemon's log that hold the text.
+func (d *Daemon) Grep(text string, lines int) string {
+	log, _ := os.ReadFile(d.LogFile)
+	var found []string
+	for line := range strings.Lines(string(log)) {
+		if strings.Contains(line, text) {
+			found = append(found, strings.TrimSpace(line))
+		}
+	}
+	return strings.Join(found[max(0, len(found)-lines):], "\n")
 }
