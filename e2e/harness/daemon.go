@@ -35,6 +35,7 @@ type DaemonOptions struct {
 	Monitor  string   // empty: the one beside the binary
 	Storage  string   // directory for images; empty: one in the lab
 	Root     string   // directory for pods; empty: one in the lab
+	Pinned   []string // images that must not be collected
 	LogLevel string   // empty: debug
 	Extra    string   // TOML at the end of the file
 	API      string   // TOML in the table crio.api
@@ -83,7 +84,7 @@ func (d *Daemon) toml(o DaemonOptions, policy string) string {
 	line("[crio]\nroot = %q\nrunroot = %q\nstorage_driver = %q", o.Storage, filepath.Join(d.Run, "images"), "overlay")
 	line("[crio.api]\nlisten = %q\n%s", d.Socket, o.API)
 	line("[crio.runtime]\ncgroup_manager = %q\nlog_level = %q", "cgroupfs", o.LogLevel)
-	line("[crio.image]\nsignature_policy = %q\ninsecure_registries = %s", policy, list(o.Insecure))
+	line("[crio.image]\nsignature_policy = %q\ninsecure_registries = %s\npinned_images = %s", policy, list(o.Insecure), list(o.Pinned))
 	line("[crio.network]\nnetwork_dir = %q\nplugin_dirs = %s", o.Network.Dir(), list(PluginDirs))
 	line("[troupe]\nroot = %q\nrun = %q\ncgroup_parent = %q\ndebug_listen = %q", d.Root, d.Run, d.CgroupParent, d.DebugSocket)
 	if o.Monitor != "" {

@@ -39,3 +39,16 @@ func eventually(t *testing.T, what string, is func() bool) {
 	}
 	t.Fatalf("waited 90 s in vain: %s", what)
 }
+
+// eventuallySay waits until look has nothing to complain about, and fails with
+// its last complaint.
+func eventuallySay(t *testing.T, look func() string) {
+	t.Helper()
+	var said string
+	for end := time.Now().Add(60 * time.Second); time.Now().Before(end); time.Sleep(time.Second) {
+		if said = look(); said == "" {
+			return
+		}
+	}
+	t.Fatalf("waited 60 s: %s", said)
+}

@@ -41,10 +41,10 @@ containers:
   lifecycle:
     postStart: {`+c.start+`}
     preStop: {`+c.stop+`}
+  readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
   volumeMounts: [{name: out, mountPath: /out}]
 `)
 			p.ready(t)
-			p.exec(t, "a", "nc -z 127.0.0.1 8080")
 			began := time.Now()
 			p.remove(t)
 			equal(t, "what happened, in order", words(t, dir+"/order"), c.want)

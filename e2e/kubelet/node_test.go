@@ -37,7 +37,7 @@ type nodeOptions struct {
 	disk    int64          // MiB; 0: 4096 (sparse)
 	config  map[string]any // of the kubelet
 	kubecfg string         // to an API server
-	extra   string         // TOML at the end of the daemon's configuration
+	pinned  []string       // images
 }
 
 var (
@@ -51,7 +51,9 @@ func theNode(t *testing.T) *node {
 	t.Helper()
 	t.Parallel()
 	theNodeOnce.Do(func() {
-		n, err := makeNode(nodeOptions{})
+		n, err := makeNode(nodeOptions{config: map[string]any{
+			"podPidsLimit": 512, "containerLogMaxSize": "64Ki", "containerLogMaxFiles": 20, "containerLogMonitorInterval": "3s",
+		}})
 		if err != nil {
 			t.Errorf("the shared node: %v", err)
 			return
@@ -71,7 +73,7 @@ func ownNode(t *testing.T, o nodeOptions) *node {
 	n, err := makeNode(o)
 	if n != nil {
 		t.Cleanup(func() {
-			if t.Failed() {
+			if t.Failed() && n.kubelet != nil {
 				t.Logf("the kubelet's last lines:\n%s\nthe daemon's:\n%s", n.kubelet.Tail(30), n.daemon.Tail(15))
 			}
 			if err := n.lab.Close(); err != nil {
@@ -106,7 +108,7 @@ func makeNode(o nodeOptions) (n *node, err error) {
 		return n, err
 	}
 	n.daemon, err = lab.NewDaemon(harness.DaemonOptions{
-		Network: network, Insecure: []string{world.registry.Host}, LogLevel: "info", Extra: o.extra,
+		Network: network, Insecure: []string{world.registry.Host}, LogLevel: "info", Pinned: o.pinned,
 		Root: filepath.Join(n.disk.Dir, "troupe"), Storage: filepath.Join(n.disk.Dir, "images"),
 	})
 	if err != nil {
