@@ -37,11 +37,11 @@ type Kubelet struct {
 
 // KubeletOptions are what may differ from the usual private kubelet.
 type KubeletOptions struct {
-	Root    string         // on a disk that cAdvisor finds
-	Socket  string         // of the runtime
-	NodeIP  string         // an address of the machine that is not loopback
-	Kubecfg string         // kubeconfig; empty: standalone
-	Config  map[string]any // fields of KubeletConfiguration to set or change
+	Root       string         // on a disk that cAdvisor finds
+	Socket     string         // of the runtime
+	NodeIP     string         // an address of the machine that is not loopback
+	Kubeconfig string         // of the API server; empty: standalone
+	Config     map[string]any // fields of KubeletConfiguration to set or change
 }
 
 // NewKubelet writes the configuration of a private kubelet; Start starts it.
@@ -69,8 +69,8 @@ func (l *Lab) NewKubelet(o KubeletOptions) (*Kubelet, error) {
 		"--config=" + k.file, "--root-dir=" + k.Root, "--cert-dir=" + l.Path("kubelet", "pki"),
 		"--hostname-override=" + k.Node, "--node-ip=" + o.NodeIP, "--v=2",
 	}
-	if o.Kubecfg != "" {
-		k.flags = append(k.flags, "--kubeconfig="+o.Kubecfg)
+	if o.Kubeconfig != "" {
+		k.flags = append(k.flags, "--kubeconfig="+o.Kubeconfig)
 	}
 	l.OnClose(k.end)
 	return k, errors.Join(os.MkdirAll(k.Manifests, 0o755), os.MkdirAll(k.Root, 0o755), k.makeCgroup())

@@ -20,7 +20,8 @@ func TestLogsByTheKubelet(t *testing.T) {
 restartPolicy: Never
 containers: [{name: a, image: IMAGE, command: [sh, -c, "echo one; sleep 0.2; echo two >&2; sleep 0.2; printf 'no newline'"]}]
 `)
-	eventually(t, "all is logged", func() bool { return p.log(t, "a", "") == "one\ntwo\nno newline" })
+	p.until(t, "the container ends", func(s *status) bool { return s.of("a").ended() != nil })
+	equal(t, "the log", p.log(t, "a", ""), "one\ntwo\nno newline")
 	equal(t, "the last line but one and the last", p.log(t, "a", "tailLines=2"), "two\nno newline")
 	equal(t, "the first bytes", p.log(t, "a", "limitBytes=3"), "one")
 	stamp, text, _ := strings.Cut(p.log(t, "a", "timestamps=true&tailLines=1"), " ")

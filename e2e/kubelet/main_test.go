@@ -3,10 +3,10 @@
 package kubelet
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"testing"
 
 	"github.com/troupe-run/troupe/e2e/harness"
@@ -35,19 +35,16 @@ func TestMain(m *testing.M) {
 func run(m *testing.M) (code int) {
 	err := prepare()
 	defer func() {
-		if world.node != nil {
-			if keep := os.Getenv("KUBELET_TEST_LOGS"); keep != "" {
-				for name, from := range map[string]string{"kubelet.log": world.node.kubelet.LogFile, "troupe.log": world.node.daemon.LogFile} {
-					text, _ := os.ReadFile(from)
-					_ = os.WriteFile(filepath.Join(keep, name), text, 0o644)
-				}
+		if collector.ready != nil {
+			<-collector.ready
+		}
+		for name, n := range map[string]*node{"shared": world.node, "collector": collector.node, "cluster": clusterNode()} {
+			if n != nil {
+				n.keepLogs(name)
+				err = errors.Join(err, n.lab.Close())
 			}
-			err = world.node.lab.Close()
 		}
-		if err2 := world.lab.Close(); err == nil {
-			err = err2
-		}
-		if err != nil {
+		if err = errors.Join(err, world.lab.Close()); err != nil {
 			fmt.Println("tidying up:", err)
 			code = 1
 		}
@@ -91,8 +88,11 @@ func prepare() error {
 		return err
 	}
 	world.imageID, world.digest = made.ConfigID, made.Digest()
-	world.image, err = world.registry.Push(background, "lab/busybox", "1", made)
-	return err
+	if world.image, err = world.registry.Push(background, "lab/busybox", "1", made); err != nil {
+		return err
+	}
+	startCollector()
+	return nil
 }
 
 func addAddress() error {

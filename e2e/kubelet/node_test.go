@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -34,10 +35,10 @@ type node struct {
 
 // nodeOptions are what may differ from the usual node.
 type nodeOptions struct {
-	disk    int64          // MiB; 0: 4096 (sparse)
-	config  map[string]any // of the kubelet
-	kubecfg string         // to an API server
-	pinned  []string       // images
+	disk   int64                                        // MiB; 0: 4096 (sparse)
+	config map[string]any                               // of the kubelet
+	pinned []string                                     // images
+	before func(n *node) (kubeconfig string, err error) // what the kubelet needs; nil: nothing
 }
 
 var (
@@ -73,6 +74,7 @@ func ownNode(t *testing.T, o nodeOptions) *node {
 	n, err := makeNode(o)
 	if n != nil {
 		t.Cleanup(func() {
+			n.keepLogs(t.Name())
 			if t.Failed() && n.kubelet != nil {
 				t.Logf("the kubelet's last lines:\n%s\nthe daemon's:\n%s", n.kubelet.Tail(30), n.daemon.Tail(15))
 			}
@@ -121,8 +123,14 @@ func makeNode(o nodeOptions) (n *node, err error) {
 		return n, err
 	}
 	lab.OnClose(func() error { n.cri.Close(); return nil })
+	kubeconfig := ""
+	if o.before != nil {
+		if kubeconfig, err = o.before(n); err != nil {
+			return n, err
+		}
+	}
 	n.kubelet, err = lab.NewKubelet(harness.KubeletOptions{
-		Root: filepath.Join(n.disk.Dir, "kubelet"), Socket: n.daemon.Socket, NodeIP: nodeIP, Kubecfg: o.kubecfg, Config: o.config,
+		Root: filepath.Join(n.disk.Dir, "kubelet"), Socket: n.daemon.Socket, NodeIP: nodeIP, Kubeconfig: kubeconfig, Config: o.config,
 	})
 	if err != nil {
 		return n, err
@@ -150,4 +158,22 @@ func (n *node) look() ([]pod, error) {
 	}
 	n.pods, n.seen = list.Items, time.Now()
 	return n.pods, nil
+}
+
+// keepLogs copies the logs to the directory that KUBELET_TEST_LOGS names, for
+// whoever looks for the cause of a failure.
+func (n *node) keepLogs(name string) {
+	keep := os.Getenv("KUBELET_TEST_LOGS")
+	if keep == "" || n.kubelet == nil {
+		return
+	}
+	for what, from := range map[string]string{"kubelet": n.kubelet.LogFile, "troupe": n.daemon.LogFile} {
+		text, err := os.ReadFile(from)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(keep, name+"."+what+".log"), text, 0o644)
+		}
+		if err != nil {
+			fmt.Println("keeping the logs:", err)
+		}
+	}
 }
