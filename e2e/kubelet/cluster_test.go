@@ -38,14 +38,6 @@ func theCluster(t *testing.T) *cluster {
 	return sharedCluster
 }
 
-// clusterNode is the shared cluster's node, nil when there is none.
-func clusterNode() *node {
-	if sharedCluster == nil {
-		return nil
-	}
-	return sharedCluster.node
-}
-
 // ownCluster gives one that is the test's alone.
 func ownCluster(t *testing.T, o nodeOptions) *cluster {
 	t.Helper()

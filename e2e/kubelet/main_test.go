@@ -34,26 +34,38 @@ func TestMain(m *testing.M) {
 
 func run(m *testing.M) (code int) {
 	err := prepare()
-	defer func() {
-		if collector.ready != nil {
-			<-collector.ready
-		}
-		for name, n := range map[string]*node{"shared": world.node, "collector": collector.node, "cluster": clusterNode()} {
-			if n != nil {
-				n.keepLogs(name)
-				err = errors.Join(err, n.lab.Close())
-			}
-		}
-		if err = errors.Join(err, world.lab.Close()); err != nil {
-			fmt.Println("tidying up:", err)
-			code = 1
-		}
-	}()
 	if err != nil {
 		fmt.Println("preparing the node:", err)
-		return 1
+		code = 1
+	} else {
+		code = m.Run()
+		if !lastChecks(sharedNodes()) {
+			code = 1
+		}
 	}
-	return m.Run()
+	if collector.ready != nil {
+		<-collector.ready
+	}
+	for name, n := range sharedNodes() {
+		n.keepLogs(name)
+		if n != nil {
+			err = errors.Join(err, n.lab.Close())
+		}
+	}
+	if err = errors.Join(err, world.lab.Close()); err != nil {
+		fmt.Println("tidying up:", err)
+		code = 1
+	}
+	return code
+}
+
+// sharedNodes are the nodes that no single test ends.
+func sharedNodes() map[string]*node {
+	all := map[string]*node{"standalone": world.node, "collector": collector.node}
+	if sharedCluster != nil {
+		all["with an API server"] = sharedCluster.node
+	}
+	return all
 }
 
 func prepare() error {

@@ -164,7 +164,7 @@ func (n *node) look() ([]pod, error) {
 // whoever looks for the cause of a failure.
 func (n *node) keepLogs(name string) {
 	keep := os.Getenv("KUBELET_TEST_LOGS")
-	if keep == "" || n.kubelet == nil {
+	if keep == "" || n == nil || n.kubelet == nil {
 		return
 	}
 	for what, from := range map[string]string{"kubelet": n.kubelet.LogFile, "troupe": n.daemon.LogFile} {
