@@ -104,6 +104,8 @@ var expected = []struct{ pattern, reason string }{
 	{`no-such-handler`, "a test of a runtime class whose handler does not exist"},
 	{`Skipping pod synchronization.*(may not have completed yet|yet to be successful)`, "the kubelet has just started"},
 	{`failed to check if we have separate container filesystem`, "asked once before the first stats are there"},
+	{`Stats initialization may not have completed yet`, "images are collected once before cAdvisor has looked at the disks"},
+	{`node is not registered yet|failed to get node info`, "the kubelet has just started, and the API server does not know it"},
 	{`runAsNonRoot|runasnonroot`, "a test of an image that runs as root where that is forbidden"},
 	{`never:1`, "a test of an image that may not be pulled"},
 	{`aresizebelowwhatisused`, "a test of a memory limit that is too low"},

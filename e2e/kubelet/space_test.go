@@ -3,6 +3,7 @@
 package kubelet
 
 import (
+	"errors"
 	"os"
 	"slices"
 	"strings"
@@ -13,16 +14,17 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// pull brings an image of that many MiB of noise to the node.
-func (n *node) pull(t *testing.T, name string, mib int) (ref string) {
-	t.Helper()
-	made, err := harness.BuildImage(harness.ImageSpec{Cmd: []string{"sleep", "100000"}, Ballast: []int{mib << 20, len(name)}, Files: map[string]string{"name": name}})
-	ok(t, err)
-	ref, err = world.registry.Push(background, "lab/"+name, "1", made)
-	ok(t, err)
+// fetch brings an image of that many MiB of noise to the node.
+func (n *node) fetch(name string, mib int) (ref string, err error) {
+	made, err := harness.BuildImage(harness.ImageSpec{Cmd: []string{"sleep", "100000"}, Ballast: []int{mib << 20}, Files: map[string]string{"name": name}})
+	if err != nil {
+		return "", err
+	}
+	if ref, err = world.registry.Push(background, "lab/"+name, "1", made); err != nil {
+		return "", err
+	}
 	_, err = n.cri.Image.PullImage(background, &runtime.PullImageRequest{Image: &runtime.ImageSpec{Image: ref}})
-	ok(t, err)
-	return ref
+	return ref, err
 }
 
 // images are the names of the node's images, without registry and tag.
@@ -41,10 +43,12 @@ func (n *node) images(t *testing.T) []string {
 }
 
 // collector is the node of TestUnusedImagesAreCollectedOthersKept. A kubelet
-// collects images when it starts, when it has not known them for long enough,
-// and then every five minutes: it is started before all tests.
+// collects images every five minutes, and only those it had seen the time
+// before: it is started before all tests, and its images are pulled before it
+// is.
 var collector struct {
 	node  *node
+	used  string // reference of the image that a pod will use
 	err   error
 	ready chan struct{}
 }
@@ -56,6 +60,17 @@ func startCollector() {
 		collector.node, collector.err = makeNode(nodeOptions{
 			disk: 500, pinned: []string{"*lab/gc-pinned*"},
 			config: map[string]any{"imageGCHighThresholdPercent": 5, "imageGCLowThresholdPercent": 1},
+			before: func(n *node) (string, error) {
+				var err, all error
+				for name, mib := range map[string]int{"gc-pinned": 20, "gc-unused": 40, "gc-used": 20} {
+					ref := ""
+					if ref, err = n.fetch(name, mib); name == "gc-used" {
+						collector.used = ref
+					}
+					all = errors.Join(all, err)
+				}
+				return "", all
+			},
 		})
 	}()
 }
@@ -65,8 +80,7 @@ func TestUnusedImagesAreCollectedOthersKept(t *testing.T) {
 	<-collector.ready
 	ok(t, collector.err)
 	n := collector.node
-	used, _, _ := n.pull(t, "gc-used", 20), n.pull(t, "gc-pinned", 20), n.pull(t, "gc-unused", 40)
-	p := n.pod(t, "containers: [{name: a, image: "+used+"}]")
+	p := n.pod(t, "containers: [{name: a, image: "+collector.used+"}]")
 	p.ready(t)
 	full, err := n.disk.Used()
 	ok(t, err)
@@ -97,10 +111,21 @@ func TestDiskPressureFreesImages(t *testing.T) {
 		"evictionHard":                     map[string]any{"nodefs.available": "40%", "imagefs.available": "40%"},
 		"evictionPressureTransitionPeriod": "1s",
 	}})
-	used, _ := n.pull(t, "pressure-used", 20), n.pull(t, "pressure-unused", 100)
+	used, err := n.fetch("pressure-used", 20)
+	ok(t, err)
+	_, err = n.fetch("pressure-unused", 100)
+	ok(t, err)
 	p := n.pod(t, "containers: [{name: a, image: "+used+"}]")
 	p.ready(t)
-	ok(t, os.WriteFile(n.disk.Dir+"/filler", make([]byte, 150<<20), 0o644))
+	filler, err := os.Create(n.disk.Dir + "/filler")
+	ok(t, err)
+	defer filler.Close()
+	for full := 0; full < 70; {
+		_, err := filler.Write(make([]byte, 5<<20))
+		ok(t, err)
+		full, err = n.disk.Used()
+		ok(t, err)
+	}
 	eventually(t, "the unused image is removed", func() bool { return !slices.Contains(n.images(t), "pressure-unused") })
 	if !slices.Contains(n.images(t), "pressure-used") {
 		t.Error("the image in use was removed")
