@@ -181,7 +181,7 @@ func TestStatsComeFromTheRuntimeAlone(t *testing.T) {
 	samples(t, n, "/metrics/cadvisor", p.fullName(), []string{
 		"container_cpu_usage_seconds_total", "container_cpu_user_seconds_total", "container_cpu_system_seconds_total", "container_cpu_cfs_periods_total",
 		"container_memory_usage_bytes", "container_memory_working_set_bytes", "container_memory_rss", "container_memory_cache", "container_memory_failcnt", "container_memory_failures_total",
-		"container_fs_writes_total", "container_fs_usage_bytes", "container_fs_limit_bytes",
+		"container_fs_usage_bytes", "container_fs_limit_bytes",
 		"container_network_receive_bytes_total", "container_network_transmit_bytes_total", "container_network_receive_packets_dropped_total",
 		"container_processes", "container_threads", "container_file_descriptors", "container_sockets", "container_ulimits_soft",
 		"container_spec_memory_limit_bytes", "container_spec_cpu_shares", "container_start_time_seconds", "container_last_seen", "container_oom_events_total",
