@@ -5,6 +5,8 @@ package kubelet
 import (
 	"strings"
 	"testing"
+
+	"github.com/troupe-run/troupe/e2e/harness"
 )
 
 func TestConfigMapsSecretsAndTokens(t *testing.T) {
@@ -127,4 +129,26 @@ func TestAPodAboveItsEphemeralStorageLimitIsEvicted(t *testing.T) {
 	s := m.until(t, "it is evicted", func(s *status) bool { return s.Phase == "Failed" })
 	equal(t, "the reason", s.Reason, "Evicted")
 	contains(t, "the message", s.Message, "ephemeral local storage")
+}
+
+// Whoever may not pull an image does not get it because another pod could.
+func TestAPrivateImageNeedsThePodsOwnSecret(t *testing.T) {
+	c := theCluster(t)
+	made, err := harness.BuildImage(harness.ImageSpec{Cmd: []string{"sleep", "100000"}, Files: map[string]string{"secret": "yes"}})
+	ok(t, err)
+	ref, err := world.private.Push(background, "lab/private", "1", made)
+	ok(t, err)
+	c.kubectl(t, "create", "secret", "docker-registry", "pull", "--docker-server="+world.private.Host, "--docker-username=someone", "--docker-password=sesame")
+	spec := "containers: [{name: a, image: " + ref + ", imagePullPolicy: Always}]"
+	refused := func(m *member) {
+		t.Helper()
+		m.until(t, "the image cannot be pulled", func(s *status) bool {
+			return s.of("a").waits("ErrImagePull") || s.of("a").waits("ImagePullBackOff")
+		})
+	}
+	refused(c.run(t, spec))
+	c.run(t, "imagePullSecrets: [{name: pull}]\n"+spec).ready(t)
+	refused(c.run(t, spec))
+	// The kubelet asks again for one who has not shown a secret that worked, although the image is there.
+	refused(c.run(t, strings.Replace(spec, "Always", "IfNotPresent", 1)))
 }

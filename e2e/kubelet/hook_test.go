@@ -103,3 +103,25 @@ containers: [{name: deaf, image: IMAGE, command: [sh, -c, "trap '' TERM; touch /
 		t.Errorf("the pod took %v to end; its grace period is 3 s", took)
 	}
 }
+
+// KEP-4960: the pod's own stop signal goes before the image's.
+func TestAPodChoosesItsStopSignal(t *testing.T) {
+	n := theNode(t)
+	dir, err := n.lab.Mkdir("stop-signal")
+	ok(t, err)
+	p := n.pod(t, `
+os: {name: linux}
+terminationGracePeriodSeconds: 20
+volumes: [{name: out, hostPath: {path: `+dir+`}}]
+containers:
+- name: a
+  image: IMAGE
+  lifecycle: {stopSignal: SIGUSR1}
+  command: [sh, -c, "trap 'echo usr1 > /out/got; exit 0' USR1; trap 'echo term > /out/got; exit 0' TERM; touch /tmp/up; while :; do sleep 0.1; done"]
+  readinessProbe: {exec: {command: [test, -e, /tmp/up]}, periodSeconds: 1}
+  volumeMounts: [{name: out, mountPath: /out}]
+`)
+	equal(t, "the signal in the pod's status", p.ready(t).of("a").StopSignal, "SIGUSR1")
+	p.remove(t)
+	equal(t, "the signal that came", words(t, dir+"/got"), "usr1")
+}

@@ -21,10 +21,11 @@ const nodeIP = "192.0.2.10"
 var world struct {
 	lab      *harness.Lab
 	registry *harness.Registry
-	image    string // busybox with the workload program; not pulled by anybody yet
-	imageID  string // of it
-	digest   string // of its manifest
-	node     *node  // the node that most tests share
+	private  *harness.Registry // wants a user and a password
+	image    string            // busybox with the workload program; not pulled by anybody yet
+	imageID  string            // of it
+	digest   string            // of its manifest
+	node     *node             // the node that most tests share
 }
 
 func TestMain(m *testing.M) {
@@ -80,6 +81,9 @@ func prepare() error {
 		return fmt.Errorf("giving the machine the address %s: %w", nodeIP, err)
 	}
 	if world.registry, err = world.lab.StartRegistry(background, harness.RegistryOptions{}); err != nil {
+		return err
+	}
+	if world.private, err = world.lab.StartRegistry(background, harness.RegistryOptions{Username: "someone", Password: "sesame"}); err != nil {
 		return err
 	}
 	program := world.lab.Path("workload")

@@ -54,6 +54,7 @@ func theNode(t *testing.T) *node {
 	theNodeOnce.Do(func() {
 		n, err := makeNode(nodeOptions{config: map[string]any{
 			"podPidsLimit": 512, "containerLogMaxSize": "64Ki", "containerLogMaxFiles": 20, "containerLogMonitorInterval": "3s",
+			"featureGates": map[string]any{"ContainerStopSignals": true},
 		}})
 		if err != nil {
 			t.Errorf("the shared node: %v", err)
@@ -110,7 +111,7 @@ func makeNode(o nodeOptions) (n *node, err error) {
 		return n, err
 	}
 	n.daemon, err = lab.NewDaemon(harness.DaemonOptions{
-		Network: network, Insecure: []string{world.registry.Host}, LogLevel: "info", Pinned: o.pinned,
+		Network: network, Insecure: []string{world.registry.Host, world.private.Host}, LogLevel: "info", Pinned: o.pinned,
 		Root: filepath.Join(n.disk.Dir, "troupe"), Storage: filepath.Join(n.disk.Dir, "images"),
 	})
 	if err != nil {

@@ -153,3 +153,24 @@ containers:
 	equal(t, "the memory limit in the cgroup", p.knob(t, "a", "memory.limit_in_bytes", "memory.max"), "209715200")
 	equal(t, "restarts", s.of("a").RestartCount, 0)
 }
+
+// KEP-2837: limits of the pod as a whole are its cgroup's, and are resized.
+func TestLimitsOfThePodAsAWhole(t *testing.T) {
+	spec := func(memory string) string {
+		return "resources: {requests: {cpu: 100m, memory: 32Mi}, limits: {cpu: 400m, memory: " + memory + "}}\ncontainers: [{name: a, image: IMAGE}, {name: b, image: IMAGE}]"
+	}
+	p := theNode(t).pod(t, spec("96Mi"))
+	before := p.ready(t)
+	limit := func() string {
+		dir, unified := p.cgroup(t, "a", "memory")
+		file := "memory.limit_in_bytes"
+		if unified {
+			file = "memory.max"
+		}
+		return words(t, filepath.Join(filepath.Dir(dir), file))
+	}
+	equal(t, "the limit in the pod's cgroup", limit(), "100663296")
+	p.write(t, "", spec("128Mi"))
+	eventually(t, "the pod is resized", func() bool { return limit() == "134217728" })
+	equal(t, "the container", p.status(t).of("a").ContainerID, before.of("a").ContainerID)
+}

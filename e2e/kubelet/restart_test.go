@@ -82,3 +82,23 @@ containers: [{name: a, image: IMAGE, command: [/v/program], volumeMounts: [{name
 	ok(t, writeProgram(dir+"/program", "#!/bin/sh\nexec sleep 100000\n"))
 	p.ready(t)
 }
+
+// KEP-5532: one exit code begins the whole pod anew, in the same sandbox.
+func TestOneExitCodeRestartsAllContainers(t *testing.T) {
+	p := theNode(t).pod(t, `
+volumes: [{name: v, emptyDir: {}}]
+initContainers: [{name: i, image: IMAGE, command: [sh, -c, "echo init >> /v/log"], volumeMounts: [{name: v, mountPath: /v}]}]
+containers:
+- {name: other, image: IMAGE}
+- name: a
+  image: IMAGE
+  command: [sh, -c, "while [ $(wc -l < /v/log) -lt 2 ]; do sleep 1; exit 88; done; exec sleep 100000"]
+  volumeMounts: [{name: v, mountPath: /v}]
+  restartPolicy: Always
+  restartPolicyRules: [{action: RestartAllContainers, exitCodes: {operator: In, values: [88]}}]
+`)
+	p.until(t, "all began anew", func(s *status) bool {
+		return s.is("Ready") && s.of("other").RestartCount == 1 && s.of("i").RestartCount == 1
+	})
+	equal(t, "sandboxes", len(p.sandboxes(t)), 1)
+}
