@@ -90,7 +90,7 @@ func (k *Kubelet) defaults(socket, resolv string) map[string]any {
 		"oomScoreAdj":            0, // lowering it may not be allowed where the lab runs
 		"makeIPTablesUtilChains": false, "resolvConf": resolv,
 		"syncFrequency": "1s", "fileCheckFrequency": "300ms", "nodeStatusUpdateFrequency": "2s",
-		"volumeStatsAggPeriod": "5s", "imageMinimumGCAge": "1s", "serializeImagePulls": false,
+		"volumeStatsAggPeriod": "5s", "imageMinimumGCAge": "1s", "serializeImagePulls": false, "registryPullQPS": 0,
 		"imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
 		"evictionHard":     map[string]any{"memory.available": "10Mi", "nodefs.available": "1%", "imagefs.available": "1%", "nodefs.inodesFree": "1%", "imagefs.inodesFree": "1%"},
 		"crashLoopBackOff": map[string]any{"maxContainerRestartPeriod": "2s"},

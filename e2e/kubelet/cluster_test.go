@@ -150,8 +150,7 @@ func (m *member) until(t *testing.T, what string, is func(*status) bool) *status
 			return s
 		}
 	}
-	text, _ := json.Marshal(s) // a struct of plain fields
-	t.Fatalf("waited 90 s in vain: %s; the API server says %s", what, text)
+	t.Fatalf("waited 90 s in vain: %s; the API server says: %s", what, s)
 	return nil
 }
 

@@ -64,7 +64,7 @@ func run(m *testing.M) (code int) {
 func sharedNodes() map[string]*node {
 	all := map[string]*node{"standalone": world.node, "collector": collector.node}
 	if sharedCluster != nil {
-		all["with an API server"] = sharedCluster.node
+		all["cluster"] = sharedCluster.node
 	}
 	return all
 }

@@ -4,7 +4,6 @@ package kubelet
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -166,8 +165,7 @@ func (p *static) until(t *testing.T, what string, is func(*status) bool) *status
 			return s
 		}
 	}
-	text, _ := json.Marshal(s) // a struct of plain fields
-	t.Fatalf("waited 90 s in vain: %s; the kubelet says %s", what, text)
+	t.Fatalf("waited 90 s in vain: %s; the kubelet says: %s", what, s)
 	return nil
 }
 

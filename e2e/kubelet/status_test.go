@@ -2,7 +2,11 @@
 
 package kubelet
 
-import "time"
+import (
+	"fmt"
+	"strings"
+	"time"
+)
 
 // pod is what the kubelet says of a pod: as much of core/v1 as is looked at.
 type pod struct {
@@ -85,4 +89,33 @@ func (c containerStatus) ended() *terminated {
 		return c.State.Terminated
 	}
 	return c.LastState.Terminated
+}
+
+// String is what a reader of a failed test wants to know.
+func (s *status) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s %s", s.Phase, s.Reason, s.Message)
+	for _, c := range s.Conditions {
+		if c.Status != "True" || c.Message != "" {
+			fmt.Fprintf(&b, "; %s=%s %s %s", c.Type, c.Status, c.Reason, c.Message)
+		}
+	}
+	for _, list := range [][]containerStatus{s.InitContainerStatuses, s.ContainerStatuses} {
+		for _, c := range list {
+			fmt.Fprintf(&b, "; %s: ready %v, restarts %d, now %s, before %s", c.Name, c.Ready, c.RestartCount, c.State, c.LastState)
+		}
+	}
+	return b.String()
+}
+
+func (s containerState) String() string {
+	switch {
+	case s.Waiting != nil:
+		return fmt.Sprintf("waiting (%s: %s)", s.Waiting.Reason, s.Waiting.Message)
+	case s.Running != nil:
+		return "running"
+	case s.Terminated != nil:
+		return fmt.Sprintf("ended (%s %d: %s)", s.Terminated.Reason, s.Terminated.ExitCode, s.Terminated.Message)
+	}
+	return "nothing"
 }
