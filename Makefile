@@ -18,10 +18,10 @@ TOOLS        := .cache/tools/bin
 RACE := ./messages/... ./actors/... ./supervisor/... ./cri/... ./cmd/troupe/...
 
 .DEFAULT_GOAL := help
-.PHONY: sim help setup build test e2e critest vm lint bench demo install deps clean tools peers unit race kernel
+.PHONY: sim help setup build test e2e critest vm lint bench demo install deps clean tools peers kubelet kubelet-test unit race kernel
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install the Debian packages that are missing (as root)
 	@./tools/setup
@@ -55,6 +55,10 @@ sim: ## try SEEDS=300 fresh seeds in the simulator; a failure prints its seed
 lint: ## gofumpt, vet, staticcheck, and govulncheck where its database can be reached
 	@./tools/lint.sh '$(PURE_TAGS)' '$(MONITOR_TAGS)'
 
+kubelet-test: build kubelet ## run pods under a real kubelet and API server; a line for each item (as root)
+	@CGO_ENABLED=0 go build -trimpath -o .cache/report ./e2e/report
+	@CGO_ENABLED=0 go test -json -count=1 -timeout 20m -parallel 24 -tags kubelet,$(PURE_TAGS) $(if $(RUN),-run '$(RUN)') ./e2e/kubelet | ./.cache/report -log .cache/kubelet-test.log
+
 vm: build tools ## run the end-to-end checks in a Debian guest with systemd and cgroup v2 (as root)
 	@./e2e/vm.sh
 
@@ -87,6 +91,11 @@ $(TOOLS)/crictl: tools/crictl/go.mod tools/build.sh
 
 $(TOOLS)/critest: tools/crictl/go.mod tools/build.sh
 	@./tools/build.sh critest
+
+kubelet: $(TOOLS)/kubelet
+
+$(TOOLS)/kubelet: tools/kubelet/go.mod
+	@./tools/build.sh kubelet
 
 peers: $(TOOLS)/containerd
 

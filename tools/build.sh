@@ -1,6 +1,6 @@
 #!/bin/bash
-# Builds one group of tools (crictl, critest, peers or lint) at the versions its go.mod
-# pins, into .cache/tools/bin.
+# Builds one group of tools (crictl, critest, peers, kubelet or lint) at the
+# versions its go.mod pins, into .cache/tools/bin.
 set -euo pipefail
 cd "$(dirname "$0")"
 bin=$PWD/../.cache/tools/bin
@@ -52,6 +52,17 @@ peers)
   build containerd $v2/cmd/containerd -tags no_btrfs,no_devmapper,no_zfs \
     -ldflags "-s -w -X $v2/version.Version=$(version $v2)"
   ;;
+kubelet)
+  cd kubelet
+  k=k8s.io/kubernetes/cmd
+  # Without the stamp they say v0.0.0, and their versions are compared.
+  stamp="-s -w -X k8s.io/component-base/version.gitVersion=$(version k8s.io/kubernetes) -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37"
+  build etcd go.etcd.io/etcd/server/v3 -ldflags '-s -w'
+  build kubectl $k/kubectl -ldflags "$stamp"
+  build kube-apiserver $k/kube-apiserver -ldflags "$stamp"
+  # Last: its file is what make looks at.
+  build kubelet $k/kubelet -ldflags "$stamp"
+  ;;
 lint)
   cd lint
   build gofumpt mvdan.cc/gofumpt -ldflags '-s -w'
@@ -59,7 +70,7 @@ lint)
   build staticcheck honnef.co/go/tools/cmd/staticcheck -ldflags '-s -w'
   ;;
 *)
-  echo "usage: $0 crictl|critest|peers|lint" >&2
+  echo "usage: $0 crictl|critest|peers|kubelet|lint" >&2
   exit 2
   ;;
 esac

@@ -34,6 +34,8 @@ type DaemonOptions struct {
 	Insecure []string // registries to be spoken to by plain HTTP
 	Monitor  string   // empty: the one beside the binary
 	Storage  string   // directory for images; empty: one in the lab
+	Root     string   // directory for pods; empty: one in the lab
+	Pinned   []string // images that must not be collected
 	LogLevel string   // empty: debug
 	Runtime  string   // further lines of [crio.runtime]
 	Images   string   // further lines of [crio.image]
@@ -61,8 +63,11 @@ func (l *Lab) NewDaemon(o DaemonOptions) (*Daemon, error) {
 	if o.LogLevel == "" {
 		o.LogLevel = "debug"
 	}
+	if o.Root == "" {
+		o.Root = l.Path(o.Name, "lib")
+	}
 	d := &Daemon{
-		Root: l.Path(o.Name, "lib"), Run: l.Path(o.Name, "run"), LogFile: l.Path(o.Name, "troupe.log"),
+		Root: o.Root, Run: l.Path(o.Name, "run"), LogFile: l.Path(o.Name, "troupe.log"),
 		CgroupParent: "/" + l.Name, Network: o.Network, lab: l, bin: bin,
 	}
 	d.Socket, d.DebugSocket = filepath.Join(d.Run, "troupe.sock"), filepath.Join(d.Run, "debug.sock")
@@ -81,7 +86,7 @@ func (d *Daemon) toml(o DaemonOptions, policy string) string {
 	line("[crio]\nroot = %q\nrunroot = %q\nstorage_driver = %q", o.Storage, filepath.Join(d.Run, "images"), "overlay")
 	line("[crio.api]\nlisten = %q\n%s", d.Socket, o.API)
 	line("[crio.runtime]\ncgroup_manager = %q\nlog_level = %q\n%s", "cgroupfs", o.LogLevel, o.Runtime)
-	line("[crio.image]\nsignature_policy = %q\ninsecure_registries = %s\n%s", policy, list(o.Insecure), o.Images)
+	line("[crio.image]\nsignature_policy = %q\ninsecure_registries = %s\npinned_images = %s\n%s", policy, list(o.Insecure), list(o.Pinned), o.Images)
 	line("[crio.network]\nnetwork_dir = %q\nplugin_dirs = %s", o.Network.Dir(), list(PluginDirs))
 	line("[troupe]\nroot = %q\nrun = %q\ncgroup_parent = %q\ndebug_listen = %q", d.Root, d.Run, d.CgroupParent, d.DebugSocket)
 	if o.Monitor != "" {
@@ -237,4 +242,16 @@ func (d *Daemon) Tail(lines int) string {
 	text, _ := os.ReadFile(d.LogFile)
 	all := strings.Split(strings.TrimSpace(string(text)), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// Grep is the last lines of the daemon's log that hold the text.
+func (d *Daemon) Grep(text string, lines int) string {
+	log, _ := os.ReadFile(d.LogFile)
+	var found []string
+	for line := range strings.Lines(string(log)) {
+		if strings.Contains(line, text) {
+			found = append(found, strings.TrimSpace(line))
+		}
+	}
+	return strings.Join(found[max(0, len(found)-lines):], "\n")
 }
