@@ -203,8 +203,8 @@ func (c *container) snapshot() *messages.ContainerSnapshot {
 		StopSignal: c.plan.Bundle.StopSignal, CreatedAt: c.plan.CreatedAt, StartedAt: c.process.StartedAt,
 		FinishedAt: c.process.ExitedAt, State: c.state, Pid: c.process.Pid, ExitCode: c.process.ExitCode,
 		Reason: c.reason, Message: c.message, LogPath: c.plan.Bundle.LogPath,
-		VolumeImages: c.plan.volumeImages(),
-		Activity:     messages.Activity{Step: step, Since: c.since, Error: trouble}, Timeline: c.past,
+		VolumeImages: c.plan.volumeImages(), Mounts: c.plan.shownMounts(),
+		Activity: messages.Activity{Step: step, Since: c.since, Error: trouble}, Timeline: c.past,
 		User: c.plan.Bundle.User, Listed: c.state != messages.ContainerCreating,
 	}
 }

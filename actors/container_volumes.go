@@ -9,6 +9,8 @@ import (
 
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
+	"google.golang.org/protobuf/proto"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // What a container mounts besides its root: images as volumes, the VOLUMEs of
@@ -39,6 +41,25 @@ func (p *containerPlan) volumeImages() []string {
 		}
 	}
 	return ids
+}
+
+// shownMounts are the mounts as status shows them: those of an image say which
+// it is (cri-api, ImageSpec.image_ref).
+func (p *containerPlan) shownMounts() []*runtime.Mount {
+	mounts := p.Config.GetMounts()
+	if len(p.Volumes) == 0 {
+		return mounts
+	}
+	shown, next := slices.Clone(mounts), 0
+	for i, m := range mounts {
+		if m.GetImage().GetImage() == "" || next == len(p.Volumes) {
+			continue
+		}
+		shown[i] = proto.Clone(m).(*runtime.Mount)
+		shown[i].Image.ImageRef = p.Volumes[next].ImageID
+		next++
+	}
+	return shown
 }
 
 func hasNoVolumes(p *containerPlan) bool { return len(p.Volumes) == 0 && len(p.anonymous()) == 0 }

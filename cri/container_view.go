@@ -93,7 +93,7 @@ func containerStatus(c *messages.ContainerSnapshot, image messages.Image) *runti
 		Message:     printable(c.Message),
 		Labels:      c.Config.GetLabels(),
 		Annotations: c.Config.GetAnnotations(),
-		Mounts:      c.Config.GetMounts(),
+		Mounts:      c.Mounts,
 		LogPath:     c.LogPath,
 		User:        c.User,
 		StopSignal:  stopSignal(c.StopSignal),

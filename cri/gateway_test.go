@@ -272,13 +272,13 @@ func sampleContainer(prefix, pod string, state messages.ContainerState, labels m
 		ID: id(prefix), Pod: id(pod), State: state, ImageID: id("1a"), ImageRef: id("1a"), Pid: 4711, Listed: true,
 		CreatedAt: time.Unix(1700000001, 0), StartedAt: time.Unix(1700000002, 0),
 		StopSignal: "SIGRTMIN+3", LogPath: "/var/log/pods/x/0.log",
-		User: &runtime.ContainerUser{Linux: &runtime.LinuxContainerUser{Uid: 7}},
+		User:   &runtime.ContainerUser{Linux: &runtime.LinuxContainerUser{Uid: 7}},
+		Mounts: []*runtime.Mount{{ContainerPath: "/data", HostPath: "/srv"}},
 		Config: &runtime.ContainerConfig{
 			Metadata: &runtime.ContainerMetadata{Name: "app", Attempt: 1},
 			Image:    &runtime.ImageSpec{Image: id("1a")},
 			Labels:   labels, Annotations: map[string]string{"note": "as given"},
-			Mounts: []*runtime.Mount{{ContainerPath: "/data", HostPath: "/srv"}},
-			Linux:  &runtime.LinuxContainerConfig{Resources: &runtime.LinuxContainerResources{CpuShares: 512}},
+			Linux: &runtime.LinuxContainerConfig{Resources: &runtime.LinuxContainerResources{CpuShares: 512}},
 		},
 	}
 }

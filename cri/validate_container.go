@@ -61,6 +61,8 @@ func validateMount(m *runtime.Mount) error {
 		return invalid("image_sub_path", "%q: is set without image at %s", m.GetImageSubPath(), at)
 	case m.GetImageSubPath() != "" && !filepath.IsLocal(m.GetImageSubPath()):
 		return invalid("image_sub_path", "%q: must be a relative path that stays in the image", m.GetImageSubPath())
+	case fromImage && !m.GetReadonly():
+		return invalid("readonly", "is false for the image at %s: images are mounted read-only, say so", at)
 	case fromImage && m.GetSelinuxRelabel():
 		return invalid("selinux_relabel", "is set for the image at %s, whose labels cannot change", at)
 	case !fromImage && m.GetHostPath() == "":

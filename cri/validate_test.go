@@ -146,6 +146,9 @@ func TestAContainerThatCannotWorkIsRefusedWithItsField(t *testing.T) {
 		"mounts[0].image_sub_path \"../x\"": func(c *config) {
 			c.Mounts[0] = &runtime.Mount{ContainerPath: "/a", Image: &runtime.ImageSpec{Image: "m"}, ImageSubPath: "../x"}
 		},
+		"mounts[0].readonly is false": func(c *config) {
+			c.Mounts[0] = &runtime.Mount{ContainerPath: "/a", Image: &runtime.ImageSpec{Image: "m"}}
+		},
 		"mounts[0].image_sub_path \"x\": is set without image": func(c *config) { c.Mounts[0].ImageSubPath = "x" },
 		"mounts[0].mount_options[1] \"suid\"":                  func(c *config) { c.Mounts[0].MountOptions = []string{"noexec", "suid"} },
 		"mounts[0].propagation ":                               func(c *config) { c.Mounts[0].Propagation = 7 },
@@ -191,7 +194,7 @@ func TestAContainerThatCannotWorkIsRefusedWithItsField(t *testing.T) {
 		})
 	}
 	c := goodContainer()
-	c.Mounts[0] = &runtime.Mount{ContainerPath: "/models", Image: &runtime.ImageSpec{Image: "models"}}
+	c.Mounts[0] = &runtime.Mount{ContainerPath: "/models", Image: &runtime.ImageSpec{Image: "models"}, Readonly: true}
 	if err := validateCreate(&runtime.CreateContainerRequest{PodSandboxId: "p", Config: c}); err != nil {
 		t.Errorf("an image volume: %v", err)
 	}

@@ -95,6 +95,7 @@ type ContainerSnapshot struct {
 	ImageRef string // the name or digest the image was found by
 	// VolumeImages are the ids of the images it has mounted as volumes.
 	VolumeImages []string
+	Mounts       []*runtime.Mount // as asked for; those of an image name it by its id too
 	StopSignal   string
 	CreatedAt    time.Time
 	StartedAt    time.Time
