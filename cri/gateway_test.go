@@ -259,6 +259,7 @@ func samplePod(prefix string, state messages.PodState, labels map[string]string)
 		Config: &runtime.PodSandboxConfig{
 			Metadata: &runtime.PodSandboxMetadata{Name: "web", Namespace: "shop", Uid: "u1", Attempt: 3},
 			Labels:   labels, Annotations: map[string]string{"note": "as given"},
+			Mounts: []*runtime.Mount{{ContainerPath: "/data", HostPath: "/srv"}},
 			Linux: &runtime.LinuxPodSandboxConfig{SecurityContext: &runtime.LinuxSandboxSecurityContext{
 				NamespaceOptions: &runtime.NamespaceOption{Network: runtime.NamespaceMode_POD, Pid: runtime.NamespaceMode_CONTAINER},
 			}},
@@ -278,7 +279,8 @@ func sampleContainer(prefix, pod string, state messages.ContainerState, labels m
 			Metadata: &runtime.ContainerMetadata{Name: "app", Attempt: 1},
 			Image:    &runtime.ImageSpec{Image: id("1a")},
 			Labels:   labels, Annotations: map[string]string{"note": "as given"},
-			Linux: &runtime.LinuxContainerConfig{Resources: &runtime.LinuxContainerResources{CpuShares: 512}},
+			Mounts: []*runtime.Mount{{ContainerPath: "/data", HostPath: "/srv"}},
+			Linux:  &runtime.LinuxContainerConfig{Resources: &runtime.LinuxContainerResources{CpuShares: 512}},
 		},
 	}
 }
