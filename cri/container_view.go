@@ -2,6 +2,7 @@ package cri
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 
 	"github.com/troupe-run/troupe/messages"
@@ -68,9 +69,12 @@ func digestRef(c *messages.ContainerSnapshot, image messages.Image) string {
 	return c.ImageID
 }
 
+// containerStatuses are a pod's, the newest first: of several attempts of one
+// container a kubelet with EventedPLEG takes the first it finds, and would
+// take an attempt that has ended for the one that runs.
 func containerStatuses(view messages.View, containers []*messages.ContainerSnapshot) []*runtime.ContainerStatus {
 	var statuses []*runtime.ContainerStatus
-	for _, c := range containers {
+	for _, c := range slices.Backward(containers) {
 		image, _ := view.Image(c.ImageID)
 		statuses = append(statuses, containerStatus(c, image))
 	}

@@ -101,6 +101,9 @@ func TestPodStatusHasAddressesNamespacesAndContainers(t *testing.T) {
 	if len(got.ContainersStatuses) != 2 || got.Timestamp <= 0 || s.CreatedAt <= 0 {
 		t.Errorf("%d containers, timestamp %d", len(got.ContainersStatuses), got.Timestamp)
 	}
+	if c := got.ContainersStatuses; len(c) == 2 && c[0].Id != id("c2") { // the view's are the oldest first
+		t.Errorf("the newest container comes first, got %s", c[0].Id)
+	}
 	var info struct {
 		SandboxID string
 		Timeline  []messages.Edge

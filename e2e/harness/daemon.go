@@ -35,7 +35,6 @@ type DaemonOptions struct {
 	Monitor  string   // empty: the one beside the binary
 	Storage  string   // directory for images; empty: one in the lab
 	Root     string   // directory for pods; empty: one in the lab
-	Pinned   []string // images that must not be collected
 	LogLevel string   // empty: debug
 	Runtime  string   // further lines of [crio.runtime]
 	Images   string   // further lines of [crio.image]
@@ -86,7 +85,7 @@ func (d *Daemon) toml(o DaemonOptions, policy string) string {
 	line("[crio]\nroot = %q\nrunroot = %q\nstorage_driver = %q", o.Storage, filepath.Join(d.Run, "images"), "overlay")
 	line("[crio.api]\nlisten = %q\n%s", d.Socket, o.API)
 	line("[crio.runtime]\ncgroup_manager = %q\nlog_level = %q\n%s", "cgroupfs", o.LogLevel, o.Runtime)
-	line("[crio.image]\nsignature_policy = %q\ninsecure_registries = %s\npinned_images = %s\n%s", policy, list(o.Insecure), list(o.Pinned), o.Images)
+	line("[crio.image]\nsignature_policy = %q\ninsecure_registries = %s\n%s", policy, list(o.Insecure), o.Images)
 	line("[crio.network]\nnetwork_dir = %q\nplugin_dirs = %s", o.Network.Dir(), list(PluginDirs))
 	line("[troupe]\nroot = %q\nrun = %q\ncgroup_parent = %q\ndebug_listen = %q", d.Root, d.Run, d.CgroupParent, d.DebugSocket)
 	if o.Monitor != "" {

@@ -139,7 +139,9 @@ func (k *Kubelet) Start(ctx context.Context) error {
 		return err
 	}
 	defer out.Close()
-	k.cmd = exec.Command(k.bin, k.flags...)
+	if k.cmd, err = k.shielded(); err != nil {
+		return err
+	}
 	k.cmd.Stdout, k.cmd.Stderr = out, out
 	if err := k.cmd.Start(); err != nil {
 		return err
@@ -209,26 +211,28 @@ var kubeletSysctls = map[string]string{
 	"kernel/keys/root_maxkeys": "1000000", "kernel/keys/root_maxbytes": "25000000",
 }
 
-// ShieldMachine keeps kubelets of this run from changing the machine: plain
-// files lie over the sysctls it would set, an empty directory over those it
-// uses by fixed names.
-func (l *Lab) ShieldMachine() error {
-	for name, value := range kubeletSysctls {
-		decoy, err := l.Write(value+"\n", "sysctls", name)
-		if err != nil {
-			return err
-		}
-		at := "/proc/sys/" + name
-		if err := unix.Mount(decoy, at, "", unix.MS_BIND, ""); err != nil {
-			return fmt.Errorf("shielding %s: %w", at, err)
-		}
-		l.OnClose(func() error { return unix.Unmount(at, unix.MNT_DETACH) })
+// ShieldLogs hides /var/log, below which every kubelet links its pods' logs.
+func (l *Lab) ShieldLogs() error {
+	if err := unix.Mount("tmpfs", "/var/log", "tmpfs", 0, "mode=0755"); err != nil {
+		return fmt.Errorf("shielding /var/log: %w", err)
 	}
-	for _, dir := range []string{"/var/log"} { // it links logs below /var/log/containers
-		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0755"); err != nil {
-			return fmt.Errorf("shielding %s: %w", dir, err)
-		}
-		l.OnClose(func() error { return unix.Unmount(dir, unix.MNT_DETACH) })
-	}
+	l.OnClose(func() error { return unix.Unmount("/var/log", unix.MNT_DETACH) })
 	return nil
+}
+
+// shielded is a kubelet that cannot set the machine's sysctls: for it alone,
+// plain files lie over them. Elsewhere in the lab they must not, since the
+// kernel mounts no /proc in a user namespace where part of the outer one is
+// hidden. All other mounts of the kubelet reach the lab.
+func (k *Kubelet) shielded() (*exec.Cmd, error) {
+	script := "mount --make-rprivate /proc\n"
+	for name, value := range kubeletSysctls {
+		decoy, err := k.lab.Write(value+"\n", "kubelet", "sysctls", name)
+		if err != nil {
+			return nil, err
+		}
+		script += fmt.Sprintf("mount --bind %s /proc/sys/%s\n", decoy, name)
+	}
+	args := []string{"--mount", "--propagation", "unchanged", "sh", "-ec", script + `exec "$@"`, "sh", k.bin}
+	return exec.Command("unshare", append(args, k.flags...)...), nil
 }

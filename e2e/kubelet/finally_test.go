@@ -102,11 +102,12 @@ var runtimeErrors = regexp.MustCompile(`^E.* (remote_runtime|remote_image|kuberu
 // expected are the complaints that tests cause on purpose, or that are not the
 // runtime's fault, each with the reason.
 var expected = []struct{ pattern, reason string }{
-	{`"ContainerStatus from runtime service failed".*code = NotFound`, "the kubelet asks for containers that it has just removed itself (pod_container_deletor)"},
+	{`("ContainerStatus from runtime service failed"|"Failed to remove container").*code = NotFound`, "the kubelet asks for containers that it has just removed itself (pod_container_deletor)"},
 	{`Version from runtime service failed.*context canceled`, "the kubelet asks with a context that it has cancelled itself"},
 	{`acommandthatdoesnotexist|exitcodesandreasons|afailedstart|/no/such/program|exec: \\*"/v/program`, "tests of commands that do not exist"},
 	{`code = (NotFound|Unknown) desc = (pull image|RegistryUnavailable)|Failed to pull image|lab/nowhere|lab/private|127\.0\.0\.1:1/`, "tests of images that do not exist"},
 	{`ExecSync cmd from runtime service failed.*DeadlineExceeded|ExecSync cmd timed out|timed out after 1s`, "a test of a probe that hangs"},
+	{`ExecSync cmd from runtime service failed.*is (exited|stopping), not running`, "a probe of a container that has just ended"},
 	{`PostStartHook|apoststarthookthatfails`, "a test of a hook that fails"},
 	{`no-such-handler`, "a test of a runtime class whose handler does not exist"},
 	{`Skipping pod synchronization.*(may not have completed yet|yet to be successful)`, "the kubelet has just started"},

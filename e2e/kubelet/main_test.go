@@ -74,7 +74,7 @@ func prepare() error {
 	if world.lab, err = harness.NewLab(); err != nil {
 		return err
 	}
-	if err := world.lab.ShieldMachine(); err != nil {
+	if err := world.lab.ShieldLogs(); err != nil {
 		return err
 	}
 	if err := addAddress(); err != nil {

@@ -176,6 +176,9 @@ func TestEventsAndStreamingLists(t *testing.T) {
 	}
 	ok(t, n.daemon.Kill())
 	ok(t, n.daemon.Start(background))
-	p.exec(t, "a", "kill 1")
+	eventually(t, "the kubelet finds the daemon again", func() bool {
+		_, err := n.kubelet.Exec(background, "lab", p.fullName(), "a", "kill", "1")
+		return err == nil
+	})
 	p.until(t, "it is restarted after the daemon was", func(s *status) bool { return s.of("a").RestartCount == 2 && s.of("a").State.Running != nil })
 }

@@ -58,7 +58,7 @@ func startCollector() {
 	go func() {
 		defer close(collector.ready)
 		collector.node, collector.err = makeNode(nodeOptions{
-			disk: 500, pinned: []string{"*lab/gc-pinned*"},
+			disk: 500, images: `pinned_images = ["*lab/gc-pinned*"]`,
 			config: map[string]any{"imageGCHighThresholdPercent": 5, "imageGCLowThresholdPercent": 1},
 			before: func(n *node) (string, error) {
 				var err, all error
