@@ -259,7 +259,6 @@ func samplePod(prefix string, state messages.PodState, labels map[string]string)
 		Config: &runtime.PodSandboxConfig{
 			Metadata: &runtime.PodSandboxMetadata{Name: "web", Namespace: "shop", Uid: "u1", Attempt: 3},
 			Labels:   labels, Annotations: map[string]string{"note": "as given"},
-			Mounts: []*runtime.Mount{{ContainerPath: "/data", HostPath: "/srv"}},
 			Linux: &runtime.LinuxPodSandboxConfig{SecurityContext: &runtime.LinuxSandboxSecurityContext{
 				NamespaceOptions: &runtime.NamespaceOption{Network: runtime.NamespaceMode_POD, Pid: runtime.NamespaceMode_CONTAINER},
 			}},
