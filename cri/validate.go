@@ -135,11 +135,6 @@ func invalid(field, format string, args ...any) error {
 	return messages.Errorf(messages.Invalid, "%s %s", field, fmt.Sprintf(format, args...))
 }
 
-// unsupported is for what is right and not there yet.
-func unsupported(field, format string, args ...any) error {
-	return messages.Errorf(messages.Unsupported, "%s %s", field, fmt.Sprintf(format, args...))
-}
-
 // in puts the enclosing field before an error's own.
 func in(field string, err error) error {
 	if err == nil {

@@ -172,18 +172,18 @@ func routeLoopback(to netip.Addr) error {
 	if err != nil {
 		return fmt.Errorf("find the way to %s: %w", to, err)
 	}
-	for _, r := range routes {
-		link, err := netlink.LinkByIndex(r.LinkIndex)
-		if err != nil {
-			return fmt.Errorf("find the interface to %s: %w", to, err)
-		}
-		path := filepath.Join("/proc/sys/net/ipv4/conf", link.Attrs().Name, "route_localnet")
-		if old, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(old)) == "1" {
-			return nil
-		}
-		return os.WriteFile(path, []byte("1"), 0o644)
+	if len(routes) == 0 {
+		return fmt.Errorf("no route to %s", to)
 	}
-	return fmt.Errorf("no route to %s", to)
+	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
+	if err != nil {
+		return fmt.Errorf("find the interface to %s: %w", to, err)
+	}
+	path := filepath.Join("/proc/sys/net/ipv4/conf", link.Attrs().Name, "route_localnet")
+	if old, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(old)) == "1" {
+		return nil
+	}
+	return os.WriteFile(path, []byte("1"), 0o644)
 }
 
 // cutStale makes the kernel forget UDP flows to the ports: a client that keeps

@@ -13,7 +13,7 @@ import (
 type overlay struct {
 	lowers      []string // the uppermost first
 	upper, work string   // empty: nothing is written to it
-	label       string // SELinux context, or empty
+	label       string   // SELinux context, or empty
 	options     []string
 }
 

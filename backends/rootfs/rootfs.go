@@ -38,7 +38,7 @@ type Config struct {
 	// BindVolumes gives each VOLUME of a container's image a directory outside
 	// the root (image_volumes = "bind" of crio.conf(5)).
 	BindVolumes bool
-	Log          *slog.Logger
+	Log         *slog.Logger
 }
 
 // Rootfs mounts and unmounts root file systems.
