@@ -26,7 +26,6 @@ type event struct {
 type report struct {
 	said                    map[string][]string // what each test printed
 	parents                 map[string]bool
-	failed                  []event
 	passed, failures, skips int
 	broken                  bool
 	out, log                io.Writer
