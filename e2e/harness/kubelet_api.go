@@ -3,7 +3,6 @@ package harness
 import (
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -22,16 +21,9 @@ func (k *Kubelet) Get(ctx context.Context, path string) (string, error) {
 	return k.do(ctx, http.MethodGet, path)
 }
 
-// JSON asks the kubelet's API and decodes the answer.
-func (k *Kubelet) JSON(ctx context.Context, path string, into any) error {
-	text, err := k.Get(ctx, path)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal([]byte(text), into); err != nil {
-		return fmt.Errorf("the kubelet's answer to %s: %w", path, err)
-	}
-	return nil
+// Post sends an empty request to the kubelet's API.
+func (k *Kubelet) Post(ctx context.Context, path string) (string, error) {
+	return k.do(ctx, http.MethodPost, path)
 }
 
 // Exec runs a command in a container by the kubelet's /run and gives its output.

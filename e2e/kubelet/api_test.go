@@ -3,10 +3,14 @@
 package kubelet
 
 import (
+	"fmt"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/troupe-run/troupe/e2e/harness"
+	"golang.org/x/sys/unix"
 )
 
 func TestConfigMapsSecretsAndTokens(t *testing.T) {
@@ -60,12 +64,60 @@ func TestTheNodeTellsOfItsRuntime(t *testing.T) {
 
 func TestRuntimeClasses(t *testing.T) {
 	c := theCluster(t)
-	c.apply(t, "apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: usual}\nhandler: libcontainer\n---\napiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: nowhere}\nhandler: no-such-handler\n")
-	c.run(t, "runtimeClassName: usual\ncontainers: [{name: a, image: IMAGE}]").ready(t)
-	m := c.run(t, "runtimeClassName: nowhere\ncontainers: [{name: a, image: IMAGE}]")
+	var classes strings.Builder
+	for _, handler := range []string{"libcontainer", "crun", "runc", "no-such-handler"} {
+		fmt.Fprintf(&classes, "---\napiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: %[1]s}\nhandler: %[1]s\n", handler)
+	}
+	c.apply(t, classes.String())
+	var pods []*member
+	for _, handler := range []string{"libcontainer", "crun", "runc"} {
+		pods = append(pods, c.run(t, "runtimeClassName: "+handler+"\ncontainers: [{name: a, image: IMAGE, readinessProbe: {exec: {command: ['true']}, periodSeconds: 1}}]"))
+	}
+	bad := c.run(t, "runtimeClassName: no-such-handler\ncontainers: [{name: a, image: IMAGE}]")
+	for _, m := range pods {
+		m.ready(t)
+		equal(t, "exec in "+m.name, m.exec(t, "a", "echo works"), "works")
+	}
 	eventually(t, "the event names the handler", func() bool {
-		return strings.Contains(c.kubectl(t, "get", "events", "--field-selector", "involvedObject.name="+m.name, "-o", "jsonpath={.items[*].message}"), "no-such-handler")
+		return strings.Contains(c.kubectl(t, "get", "events", "--field-selector", "involvedObject.name="+bad.name, "-o", "jsonpath={.items[*].message}"), "no-such-handler")
 	})
+}
+
+// KEP-3857: read-only holds for what is mounted below, too. A kubelet without
+// an API server knows no runtime class, and so no class that can do it.
+func TestRecursivelyReadOnlyMounts(t *testing.T) {
+	c := theCluster(t)
+	dir, err := c.lab.Mkdir("rro")
+	ok(t, err)
+	ok(t, os.Mkdir(dir+"/below", 0o755))
+	ok(t, unix.Mount("tmpfs", dir+"/below", "tmpfs", 0, ""))
+	t.Cleanup(func() { ok(t, unix.Unmount(dir+"/below", unix.MNT_DETACH)) })
+	m := c.run(t, `
+volumes: [{name: v, hostPath: {path: `+dir+`}}]
+containers:
+- {name: flat, image: IMAGE, volumeMounts: [{name: v, mountPath: /v, readOnly: true}]}
+- {name: deep, image: IMAGE, volumeMounts: [{name: v, mountPath: /v, readOnly: true, recursiveReadOnly: Enabled}]}
+`)
+	m.ready(t)
+	equal(t, "below a read-only mount", m.exec(t, "flat", "touch /v/below/x && echo written"), "written")
+	equal(t, "below a recursively read-only one", m.exec(t, "deep", "touch /v/below/y 2>/dev/null || echo refused"), "refused")
+}
+
+// Where CRIU works the kubelet gets an archive, elsewhere what CRIU said; the
+// container goes on either way.
+func TestACheckpointByTheKubelet(t *testing.T) {
+	m := theCluster(t).run(t, "containers: [{name: a, image: IMAGE}]")
+	before := m.ready(t).of("a")
+	out, err := m.kubelet.Post(background, "/checkpoint/lab/"+m.name+"/a")
+	works := exec.Command("criu", "check").Run() == nil
+	switch {
+	case works && (err != nil || !strings.Contains(out, ".tar")):
+		t.Errorf("CRIU works here, but the kubelet answers %q, %v", out, err)
+	case !works && (err == nil || !strings.Contains(strings.ToLower(err.Error()), "criu")):
+		t.Errorf("CRIU does not work here, but the kubelet answers %q, %v", out, err)
+	}
+	equal(t, "exec afterwards", m.exec(t, "a", "echo works"), "works")
+	equal(t, "the container", m.status(t).of("a").ContainerID, before.ContainerID)
 }
 
 func TestAResizeByTheAPI(t *testing.T) {

@@ -31,7 +31,9 @@ var (
 func theCluster(t *testing.T) *cluster {
 	t.Helper()
 	t.Parallel()
-	theClusterOnce.Do(func() { sharedCluster, theClusterErr = makeCluster(nodeOptions{}) })
+	theClusterOnce.Do(func() {
+		sharedCluster, theClusterErr = makeCluster(nodeOptions{extra: "[crio.runtime.runtimes.crun]\n[crio.runtime.runtimes.runc]\n"})
+	})
 	if theClusterErr != nil {
 		t.Fatalf("the shared cluster could not be made: %v", theClusterErr)
 	}

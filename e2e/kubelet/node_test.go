@@ -37,6 +37,7 @@ type node struct {
 type nodeOptions struct {
 	disk   int64                                        // MiB; 0: 4096 (sparse)
 	config map[string]any                               // of the kubelet
+	extra  string                                       // TOML at the end of the daemon's configuration
 	images string                                       // lines of the daemon's [crio.image]
 	before func(n *node) (kubeconfig string, err error) // what the kubelet needs; nil: nothing
 }
@@ -111,7 +112,7 @@ func makeNode(o nodeOptions) (n *node, err error) {
 		return n, err
 	}
 	n.daemon, err = lab.NewDaemon(harness.DaemonOptions{
-		Network: network, Insecure: []string{world.registry.Host, world.private.Host}, LogLevel: "info", Images: o.images,
+		Network: network, Insecure: []string{world.registry.Host, world.private.Host}, LogLevel: "info", Images: o.images, Extra: o.extra,
 		Root: filepath.Join(n.disk.Dir, "troupe"), Storage: filepath.Join(n.disk.Dir, "images"),
 	})
 	if err != nil {

@@ -5,8 +5,6 @@ package kubelet
 import (
 	"os"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 func TestEmptyDirsAreSharedAndGo(t *testing.T) {
@@ -136,25 +134,6 @@ containers:
 	equal(t, "HostToContainer", p.exec(t, "sees", "ls /v/m"), "mounted")
 	equal(t, "None", p.exec(t, "private", "ls /v/m"), "")
 	p.exec(t, "source", "umount /v/m")
-}
-
-// KEP-3857: read-only holds for what is mounted below, too.
-func TestRecursivelyReadOnlyMounts(t *testing.T) {
-	n := theNode(t)
-	dir, err := n.lab.Mkdir("rro")
-	ok(t, err)
-	ok(t, os.Mkdir(dir+"/below", 0o755))
-	ok(t, unix.Mount("tmpfs", dir+"/below", "tmpfs", 0, ""))
-	t.Cleanup(func() { ok(t, unix.Unmount(dir+"/below", unix.MNT_DETACH)) })
-	p := n.pod(t, `
-volumes: [{name: v, hostPath: {path: `+dir+`}}]
-containers:
-- {name: flat, image: IMAGE, volumeMounts: [{name: v, mountPath: /v, readOnly: true}]}
-- {name: deep, image: IMAGE, volumeMounts: [{name: v, mountPath: /v, readOnly: true, recursiveReadOnly: Enabled}]}
-`)
-	p.ready(t)
-	equal(t, "below a read-only mount", p.exec(t, "flat", "touch /v/below/x && echo written"), "written")
-	equal(t, "below a recursively read-only one", p.exec(t, "deep", "touch /v/below/y 2>/dev/null || echo refused"), "refused")
 }
 
 func TestAnImageIsAVolume(t *testing.T) {
