@@ -82,7 +82,7 @@ func (s *Server) checkUserNamespaces(c *runtime.PodSandboxConfig, handler string
 	}
 	for _, h := range s.config.Handlers {
 		if h.Name == handler && !h.UserNamespaces {
-			return messages.Errorf(messages.Unsupported, "config.linux.security_context.%s: handler %q has no user namespaces on this node (the daemon's log says why at its start): set the pod's hostUsers to true", usernsField, handler)
+			return messages.Errorf(messages.Precondition, "config.linux.security_context.%s: handler %q has no user namespaces on this node (the daemon's log says why at its start): set the pod's hostUsers to true", usernsField, handler)
 		}
 	}
 	return nil

@@ -66,5 +66,5 @@ func TestAHandlerWithoutUserNamespacesRefusesThem(t *testing.T) {
 	if err := s.checkUserNamespaces(goodPod(), "without"); err != nil {
 		t.Error(err)
 	}
-	wantRefused(t, s.checkUserNamespaces(mappedPod(), "without"), messages.Unsupported, `"without"`)
+	wantRefused(t, s.checkUserNamespaces(mappedPod(), "without"), messages.Precondition, `"without"`)
 }

@@ -19,7 +19,7 @@ const (
 	Precondition      // not possible from the present state
 	Busy              // a limit of ours is reached
 	Unavailable       // starting up, shutting down, a backend cannot be reached
-	Unsupported       // not implemented
+	Unsupported       // an RPC this version does not know
 	Deadline          // the time given has passed
 	Canceled          // the caller went away
 	NoSpace           // the disk is full

@@ -238,7 +238,7 @@ func TestWhatIsNotAContainerImageIsRefusedClearly(t *testing.T) {
 		reg.push(t, c.spec)
 		s := open(t, reg, nil)
 		_, err := s.Resolve(context.Background(), ask(reg.addr+"/a:"+tag))
-		if messages.KindOf(err) != messages.Unsupported || !strings.Contains(err.Error(), c.want) {
+		if messages.KindOf(err) != messages.Precondition || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: error %v of kind %v", tag, err, messages.KindOf(err))
 		}
 	}

@@ -32,9 +32,9 @@ func parseImage(res *resolved) (manifest.Manifest, error) {
 	switch res.image.mime {
 	case manifest.DockerV2Schema2MediaType, ispec.MediaTypeImageManifest:
 	case manifest.DockerV2Schema1MediaType, manifest.DockerV2Schema1SignedMediaType:
-		return nil, messages.Errorf(messages.Unsupported, "%s is in Docker's schema 1, which was withdrawn: push it again with a current tool", res.named)
+		return nil, messages.Errorf(messages.Precondition, "%s is in Docker's schema 1, which was withdrawn: push it again with a current tool", res.named)
 	default:
-		return nil, messages.Errorf(messages.Unsupported, "%s: manifests of type %q are not supported", res.named, res.image.mime)
+		return nil, messages.Errorf(messages.Precondition, "%s: manifests of type %q are not supported", res.named, res.image.mime)
 	}
 	parsed, err := manifest.FromBlob(res.image.data, res.image.mime)
 	if err != nil {
@@ -43,7 +43,7 @@ func parseImage(res *resolved) (manifest.Manifest, error) {
 	switch kind := parsed.ConfigInfo().MediaType; kind {
 	case manifest.DockerV2Schema2ConfigMediaType, ispec.MediaTypeImageConfig:
 	default:
-		return nil, messages.Errorf(messages.Unsupported, "%s is not a container image but an artifact of type %q", res.named, kind)
+		return nil, messages.Errorf(messages.Precondition, "%s is not a container image but an artifact of type %q", res.named, kind)
 	}
 	return parsed, nil
 }
@@ -51,7 +51,7 @@ func parseImage(res *resolved) (manifest.Manifest, error) {
 // readConfig fetches the image's configuration, whose digest is the image's id.
 func (res *resolved) readConfig(ctx context.Context, info types.BlobInfo) error {
 	if err := checkDigest(info.Digest); err != nil {
-		return messages.Errorf(messages.Unsupported, "configuration of %s: %w", res.named, err)
+		return messages.Errorf(messages.Precondition, "configuration of %s: %w", res.named, err)
 	}
 	stream, _, err := res.source.GetBlob(ctx, info, none.NoCache)
 	if err != nil {
@@ -63,7 +63,7 @@ func (res *resolved) readConfig(ctx context.Context, info types.BlobInfo) error 
 		return registryError(ctx, err, "configuration of %s", res.named)
 	}
 	if len(data) > configLimit {
-		return messages.Errorf(messages.Unsupported, "configuration of %s is larger than %d bytes", res.named, configLimit)
+		return messages.Errorf(messages.Precondition, "configuration of %s is larger than %d bytes", res.named, configLimit)
 	}
 	if got := digest.FromBytes(data); got != info.Digest {
 		return wrongDigest(fmt.Sprintf("configuration of %s", res.named), info.Digest, got)
@@ -96,11 +96,11 @@ func layersOf(res *resolved, parsed manifest.Manifest) ([]backends.Layer, error)
 	layers := make([]backends.Layer, 0, len(infos))
 	for i, info := range infos {
 		if err := checkLayer(info); err != nil {
-			return nil, messages.Errorf(messages.Unsupported, "layer %d of %s: %w", i+1, res.named, err)
+			return nil, messages.Errorf(messages.Precondition, "layer %d of %s: %w", i+1, res.named, err)
 		}
 		diffID := config.RootFS.DiffIDs[i]
 		if err := checkDigest(diffID); err != nil {
-			return nil, messages.Errorf(messages.Unsupported, "layer %d of %s: %w", i+1, res.named, err)
+			return nil, messages.Errorf(messages.Precondition, "layer %d of %s: %w", i+1, res.named, err)
 		}
 		layers = append(layers, backends.Layer{
 			Digest: info.Digest.String(), DiffID: diffID.String(), Size: info.Size, MediaType: info.MediaType,
