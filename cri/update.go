@@ -23,6 +23,11 @@ func (s *Server) UpdateContainerResources(ctx context.Context, r *runtime.Update
 	if err := in("linux", validateResources(messages.Resized(c.Config.GetLinux().GetResources(), r.GetLinux()))); err != nil {
 		return nil, fmt.Errorf("update container %s: with what it has already: %w", c.ID, err)
 	}
+	if pod, err := s.node.View().Pod(c.Pod); err == nil {
+		if err := s.checkMemory(pod, r.GetLinux()); err != nil {
+			return nil, fmt.Errorf("update container %s: %w", c.ID, err)
+		}
+	}
 	_, err = ask(ctx, s.node, messages.UpdateContainer{Call: callOf(ctx), Pod: c.Pod, Container: c.ID, Resources: r.GetLinux()})
 	if err != nil {
 		return nil, fmt.Errorf("update container %s: %w", c.ID, err)

@@ -252,10 +252,17 @@ func TestAContainerWhoseRuntimeWasRemovedCanBeStoppedAndDeleted(t *testing.T) {
 			t.Fatal(err)
 		}
 		delete(n.cfg.Handlers, "own")
-		if err := syscall.Kill(n.monitorPid(), syscall.SIGKILL); err != nil {
+		monitor := n.monitorPid()
+		if err := syscall.Kill(monitor, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 		<-n.ended
+		for { // a dying process's socket still accepts
+			if _, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", monitor)); err != nil {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
 		n.connect()
 		if err := n.Signal(n.ctx(), r.Pod, r.Container, "SIGKILL", false); err != nil {
 			t.Error(err)
