@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,10 +36,10 @@ func lockDir(dir, option string) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w; run as root, or set %s in [troupe]", err, option)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := takeLock(f); err != nil {
 		defer func() { _ = f.Close() }()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another troupe%s already uses %s; stop that one, or give this one its own root and run in [troupe]", owner(f), dir)
+			return nil, fmt.Errorf("another troupe (pid %s) already uses %s; stop that one, or give this one its own root and run in [troupe]", owner(f), dir)
 		}
 		return nil, fmt.Errorf("lock %s: %w; put %s on a local file system", path, err, option)
 	}
@@ -49,11 +50,31 @@ func lockDir(dir, option string) (unlock func(), err error) {
 	return func() { _ = f.Close() }, nil
 }
 
-func owner(f *os.File) string {
+// lockPatience is how long a lock may outlive its owner.
+const lockPatience = 5 * time.Second
+
+// takeLock takes the lock, or waits a little for one whose owner has gone: a
+// daemon that is killed while it starts a plugin leaves a child that holds the
+// file until it is the plugin.
+func takeLock(f *os.File) error {
+	for end := time.Now().Add(lockPatience); ; time.Sleep(10 * time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || owner(f) != "" && lives(owner(f)) || time.Now().After(end) {
+			return err
+		}
+	}
+}
+
+// lives says whether there is such a process that has not ended.
+func lives(pid string) bool {
+	stat, err := os.ReadFile(filepath.Join("/proc", pid, "stat"))
+	_, state, _ := strings.Cut(string(stat), ") ")
+	return err == nil && !strings.HasPrefix(state, "Z")
+}
+
+// owner is the process that wrote itself down last.
+func owner(f *os.File) (pid string) {
 	var text [20]byte
 	n, _ := f.ReadAt(text[:], 0)
-	if pid := strings.TrimSpace(string(text[:n])); pid != "" {
-		return " (pid " + pid + ")"
-	}
-	return ""
+	return strings.TrimSpace(string(text[:n]))
 }
