@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -63,9 +64,21 @@ func (m *monitor) exec(ctx context.Context, r wire.Exec) (wire.ExecResult, error
 	case errors.Is(o.err, context.Canceled):
 		return o.result, failf(wire.Canceled, "command %q in container %s: the caller went away", r.Command, r.Key())
 	case o.err != nil:
-		return o.result, failf(wire.Internal, "exec in container %s: %v", r.Key(), o.err)
+		return o.result, c.execFailed(o.err)
 	}
 	return o.result, nil
+}
+
+// execFailed says why a command was not run. That the container ended while
+// its namespaces were being entered is no fault: a probe meets it whenever
+// what it watches dies.
+func (c *container) execFailed(err error) error {
+	s := c.state()
+	_, gone := os.Stat(fmt.Sprintf("/proc/%d/ns/mnt", s.Pid)) // a process that has ended is in none, even before its exit is known here
+	if s.Status != wire.Running || gone != nil {
+		return failf(wire.Precondition, "exec in container %s: it ended before the command could start", c.ref.Key())
+	}
+	return failf(wire.Internal, "exec in container %s: %v", c.ref.Key(), err)
 }
 
 // mayExec finds the container, if a command can run in it.

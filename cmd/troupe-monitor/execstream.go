@@ -33,7 +33,7 @@ func (s *session) exec(r wire.ExecStream) (wire.ExecEnd, error) {
 	case errors.Is(err, context.Canceled):
 		return none, failf(wire.Canceled, "command %q in container %s: the client went away", r.Command, r.Key())
 	case err != nil:
-		return none, failf(wire.Internal, "exec in container %s: %v", r.Key(), err)
+		return none, c.execFailed(err)
 	}
 	return wire.ExecEnd{ExitCode: status.code}, nil
 }
