@@ -299,6 +299,7 @@ func (c *container) onCreateAgain(sender *actor.PID) {
 }
 
 func (c *container) arrived() {
+	c.takeAdjusted()
 	c.become(messages.ContainerCreated)
 	c.creating.answer(c.env, c.id, nil)
 }

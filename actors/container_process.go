@@ -45,9 +45,9 @@ func (c *container) onStart(sender *actor.PID) {
 	case messages.ContainerCreated:
 		c.starting.join(sender)
 		c.become(messages.ContainerStarting)
-		pod, id := c.pod, c.id
+		plan := c.plan
 		c.do(Job{Lane: LaneStart, Name: "start", Limit: c.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
-			return c.env.Node.Runtime.Start(ctx, pod, id)
+			return startTold(ctx, c.env.Node, &plan)
 		}, c.started)
 	case messages.ContainerStarting:
 		c.starting.join(sender)
@@ -135,6 +135,7 @@ func (c *container) exit(st messages.ProcessState) {
 	}
 	c.become(messages.ContainerExited)
 	c.journal()
+	c.tellStopped()
 	c.starting.answer(c.env, messages.None{}, c.startErr) // without one it had started
 	c.afterExit()
 }

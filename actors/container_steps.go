@@ -36,13 +36,20 @@ type containerPlan struct {
 	Volumes   []backends.ImageVolume   `json:"volumes,omitempty"` // in the order of the mounts that name an image
 	Mounted   backends.VolumePaths     `json:"mounted"`
 	Bundle    backends.Bundle          `json:"bundle"`
+	Told      bool                     `json:"told,omitempty"` // to the node's plugins
 
 	pod      podPlan     // as it was when the container was created; not journalled
 	progress func(int64) // of its relabelling; not journalled
 }
 
 func removeContainerRecord(ctx context.Context, n *backends.Node, p *containerPlan) error {
-	return n.Journal.Remove(ctx, backends.Key{Pod: p.Pod, Container: p.ID})
+	if err := n.Journal.Remove(ctx, backends.Key{Pod: p.Pod, Container: p.ID}); err != nil {
+		return err
+	}
+	if p.Told {
+		n.Plugins.Remove(ctx, p.forPlugins(messages.ContainerRemoving, messages.ProcessState{}))
+	}
+	return nil
 }
 
 func mountRootfs(ctx context.Context, n *backends.Node, p *containerPlan) (err error) {
@@ -74,6 +81,7 @@ func writeBundle(ctx context.Context, n *backends.Node, p *containerPlan) (err e
 			return err
 		}
 	}
+	p.Told = true // also when it is refused: some plugins may have accepted it
 	p.Bundle, err = n.Bundles.Write(ctx, r)
 	return err
 }
@@ -97,10 +105,13 @@ func removeBundle(ctx context.Context, n *backends.Node, p *containerPlan) error
 }
 
 func createProcess(ctx context.Context, n *backends.Node, p *containerPlan) error {
-	_, err := n.Runtime.Create(ctx, backends.ProcessRequest{
+	st, err := n.Runtime.Create(ctx, backends.ProcessRequest{
 		Pod: p.Pod, Container: p.ID, Bundle: p.Bundle.Dir, LogPath: p.Bundle.LogPath,
 		Stdin: p.Config.GetStdin(), StdinOnce: p.Config.GetStdinOnce(), TTY: p.Config.GetTty(), Handler: p.pod.Handler,
 	})
+	if err == nil {
+		n.Plugins.Created(ctx, p.forPlugins(messages.ContainerCreated, st))
+	}
 	return err
 }
 

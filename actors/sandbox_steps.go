@@ -25,6 +25,8 @@ var podSteps = []step[podPlan]{
 	// Undone also when it failed: a plugin may have taken an address and then failed.
 	{name: "network", do: attachNetwork, undo: detachNetwork, on: onStop, gate: true, skip: hasHostNetwork, limit: 4 * time.Minute},
 	{name: "pause", do: startPause, undo: stopPause, on: onStop, gate: true, skip: hasNoPause},
+	// Asked last and told first: they see a whole pod.
+	{name: "plugins", do: runPlugins, undo: stopPlugins, on: onStop},
 	// Only undone, and only by a pod one of whose containers lost its record:
 	// see recover.
 	{name: "strays", do: nothing[podPlan], undo: dropStrays, on: onStop, gate: true, skip: always[podPlan]},
@@ -44,6 +46,7 @@ type podPlan struct {
 	ShmSize    int64                     `json:"shmSize,omitempty"`
 	PausePid   int                       `json:"pausePid,omitempty"`
 	Children   []string                  `json:"children,omitempty"` // with a record, when one without was found
+	Told       bool                      `json:"told,omitempty"`     // to the node's plugins
 }
 
 // nothing: the journal writes the record itself before a list's first step, so
@@ -51,7 +54,13 @@ type podPlan struct {
 func nothing[P any](context.Context, *backends.Node, *P) error { return nil }
 
 func removePodRecord(ctx context.Context, n *backends.Node, p *podPlan) error {
-	return n.Journal.Remove(ctx, backends.Key{Pod: p.ID})
+	if err := n.Journal.Remove(ctx, backends.Key{Pod: p.ID}); err != nil {
+		return err
+	}
+	if p.Told {
+		n.Plugins.RemovePod(ctx, p.forPlugins())
+	}
+	return nil
 }
 
 func makeCgroup(ctx context.Context, n *backends.Node, p *podPlan) (err error) {

@@ -107,11 +107,15 @@ func (c *container) tryUpdate(m messages.UpdateContainer) {
 	if next.conf, err = proto.Marshal(next.plan.Config); err != nil {
 		panic(err) // it came out of the same library a moment ago
 	}
-	begins, ends := c.updateRecord(c.conf, c.plan, true), c.updateRecord(next.conf, next.plan, false)
+	begins, rec := c.updateRecord(c.conf, c.plan, true), c.recordNow()
+	told := next.plan.forPlugins(c.state, c.process)
 	env, place := c.env, c.place
 	c.updating, c.unsettled, c.step = true, true, stepUpdate
 	c.publish()
 	c.do(Job{Lane: LaneStart, Name: stepUpdate, Limit: untilOf(env, m.Until())}, func(ctx context.Context) (any, error) {
+		if err := next.askPlugins(ctx, env.Node, told, m.ByPlugin); err != nil {
+			return next, err
+		}
 		r, err := env.Node.Bundles.Resources(ctx, place.Pod, place.Container, next.plan.resources())
 		if err != nil {
 			return next, err
@@ -126,8 +130,30 @@ func (c *container) tryUpdate(m messages.UpdateContainer) {
 		if err := env.Node.Bundles.SetResources(ctx, place.Pod, place.Container, r); err != nil {
 			return next, err
 		}
-		return next, env.Node.Journal.Save(ctx, place, ends)
+		rec.Config, rec.Plan, rec.Updating = next.conf, next.plan, false
+		if err := env.Node.Journal.Save(ctx, place, encode(rec)); err != nil {
+			return next, err
+		}
+		if !m.ByPlugin {
+			told.Config = next.plan.Config
+			env.Node.Plugins.Updated(ctx, told)
+		}
+		return next, nil
 	}, c.updateTried)
+}
+
+// askPlugins lets plugins make something else of what is asked for.
+func (u *updated) askPlugins(ctx context.Context, n *backends.Node, told backends.PluginContainer, byPlugin bool) (err error) {
+	if byPlugin {
+		return nil
+	}
+	r, err := n.Plugins.Update(ctx, told)
+	if err != nil || r == nil {
+		return err
+	}
+	u.plan.Config = withResources(u.plan.Config, r)
+	u.conf, err = proto.Marshal(u.plan.Config)
+	return err
 }
 
 func withResources(old *runtime.ContainerConfig, asked *runtime.LinuxContainerResources) *runtime.ContainerConfig {

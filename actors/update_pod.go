@@ -70,10 +70,17 @@ func (s *sandbox) tryUpdate(m messages.UpdatePod) {
 	after := before
 	after.Config, after.Plan = conf, plan
 	s.do(Job{Lane: LaneStart, Name: stepUpdate, Limit: untilOf(env, m.Until())}, func(ctx context.Context) (any, error) {
+		if err := env.Node.Plugins.UpdatePod(ctx, plan.forPlugins()); err != nil {
+			return nil, err
+		}
 		if err := env.Node.Cgroups.Update(ctx, place.Pod, plan.Cgroup, plan.limits()); err != nil {
 			return nil, err
 		}
-		return nil, env.Node.Journal.Save(ctx, place, encode(after))
+		if err := env.Node.Journal.Save(ctx, place, encode(after)); err != nil {
+			return nil, err
+		}
+		env.Node.Plugins.UpdatedPod(ctx, plan.forPlugins())
+		return nil, nil
 	}, func(d done) {
 		s.past = s.past.took(s.env.Clock.Now(), d.name, d.took, d.err)
 		if d.err != nil {

@@ -33,6 +33,7 @@ type Node struct {
 	Images      Images
 	Checkpoints Checkpoints
 	Journal     Journal
+	Plugins     Plugins
 }
 
 // Holders are the backends that hold something on the node, in the order in
@@ -223,6 +224,8 @@ type Bundle struct {
 	StopSignal string                 `json:"stopSignal,omitempty"` // e.g. SIGTERM
 	User       *runtime.ContainerUser `json:"user,omitempty"`
 	Relabel    []Relabel              `json:"relabel,omitempty"` // before it starts
+	// Adjusted are the resources that plugins gave it instead of those asked for.
+	Adjusted *runtime.LinuxContainerResources `json:"adjusted,omitempty"`
 }
 
 // Runtime runs container processes. The real one is the connection to

@@ -14,6 +14,8 @@ type UpdateContainer struct {
 	Call
 	Pod, Container string
 	Resources      *runtime.LinuxContainerResources
+	// ByPlugin: a plugin of the node asks; plugins do not hear of it.
+	ByPlugin bool
 }
 
 // Answers says the reply is empty.

@@ -109,6 +109,7 @@ func (n *Node) Backends() *backends.Node {
 		Namespaces: namespacesBackend{n}, Network: networkBackend{n}, Files: filesBackend{n},
 		Cgroups: cgroupsBackend{n}, Rootfs: rootfsBackend{n}, Volumes: volumesBackend{n}, Bundles: bundlesBackend{n},
 		Runtime: runtimeBackend{n}, Checkpoints: checkpointsBackend{n}, Images: imagesBackend{n}, Journal: journalBackend{n},
+		Plugins: pluginsBackend{n: n},
 	}
 }
 

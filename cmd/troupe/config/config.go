@@ -16,6 +16,7 @@ type Config struct {
 	Handlers map[string]*Handler // by the name a RuntimeClass gives
 	Image    Image
 	Network  Network
+	NRI      NRI
 	Metrics  Metrics
 	Stats    Stats
 	Troupe   Troupe

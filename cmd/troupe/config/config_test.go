@@ -116,7 +116,6 @@ func TestCRIOsOwnFileIsAccepted(t *testing.T) {
 		named[f.Key] = true
 	}
 	for _, key := range []string{
-		"crio.nri.enable_nri",
 		"crio.runtime.runtimes.kata.runtime_type", "crio.runtime.workloads.management.resources.cpuset",
 		"crio.runtime.runtimes.crun.monitor_path",
 	} {

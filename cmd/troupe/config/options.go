@@ -20,7 +20,7 @@ const (
 
 var allOptions = slices.Concat(
 	troupeOptions, storageOptions, apiOptions, runtimeOptions, handlerOptions,
-	workloadOptions, imageOptions, networkOptions, otherOptions, statsOptions)
+	workloadOptions, imageOptions, networkOptions, nriOptions, otherOptions, statsOptions)
 
 // Options are all options there are, in the order of the printed file.
 func Options() []Option { return allOptions }
@@ -38,7 +38,7 @@ var tables = map[string]string{
 	"crio.metrics":        "Prometheus metrics.",
 	"crio.stats":          "Statistics.",
 	"crio.tracing":        "OpenTelemetry traces.",
-	"crio.nri":            "Node Resource Interface.",
+	"crio.nri":            "The Node Resource Interface: plugins of the node that see and adjust containers.",
 	nriValidatorTable:     "NRI's validator.",
 	checkpointTable:       "Checkpoints.",
 	workloadResourceTable: "Resources of a workload type.",

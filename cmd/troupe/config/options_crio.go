@@ -49,7 +49,7 @@ var apiOptions = []Option{
 
 const (
 	noMetrics = "not yet"
-	noNRI     = "NRI is not there yet"
+	noNRI     = "the validator is not there yet: every adjustment a plugin asks for is made"
 	noTracing = "traces are not there yet"
 
 	// defaultMessageSize is CRI-O's (crio.conf(5)): lists of a full node pass
@@ -87,13 +87,6 @@ var otherOptions = []Option{
 	known("crio.tracing.tracing_endpoint", "127.0.0.1:4317", noTracing),
 	known("crio.tracing.tracing_sampling_rate_per_million", 0, noTracing),
 
-	known("crio.nri.enable_nri", false, noNRI),
-	known("crio.nri.nri_listen", "/var/run/nri/nri.sock", noNRI),
-	known("crio.nri.nri_plugin_dir", "/opt/nri/plugins", noNRI),
-	known("crio.nri.nri_plugin_config_dir", "/etc/nri/conf.d", noNRI),
-	known("crio.nri.nri_disable_connections", false, noNRI),
-	known("crio.nri.nri_plugin_registration_timeout", 5*time.Second, noNRI),
-	known("crio.nri.nri_plugin_request_timeout", 2*time.Second, noNRI),
 	known(nriValidatorTable+".nri_enable_default_validator", false, noNRI),
 	known(nriValidatorTable+".nri_validator_reject_oci_hook_adjustment", false, noNRI),
 	known(nriValidatorTable+".nri_validator_reject_runtime_default_seccomp_adjustment", false, noNRI),

@@ -1,0 +1,75 @@
+package actors
+
+import (
+	"context"
+
+	"github.com/troupe-run/troupe/backends"
+	"github.com/troupe-run/troupe/messages"
+	"google.golang.org/protobuf/proto"
+)
+
+// What the node's plugins hear, and when. They hear of a pod when all it has is
+// there, and of its stop before anything of it goes; of its removal when
+// nothing is left.
+
+func runPlugins(ctx context.Context, n *backends.Node, p *podPlan) error {
+	p.Told = true // also when it is refused: some plugins may have accepted it
+	return n.Plugins.RunPod(ctx, p.forPlugins())
+}
+
+func stopPlugins(ctx context.Context, n *backends.Node, p *podPlan) error {
+	n.Plugins.StopPod(ctx, p.forPlugins())
+	return nil
+}
+
+func (p *podPlan) forPlugins() backends.PluginPod {
+	return backends.PluginPod{
+		ID: p.ID, Config: p.Config, Handler: p.Handler, Cgroup: p.Cgroup,
+		Namespaces: p.Namespaces, IPs: p.IPs, Pid: p.PausePid,
+	}
+}
+
+func (p *containerPlan) forPlugins(state messages.ContainerState, st messages.ProcessState) backends.PluginContainer {
+	return backends.PluginContainer{
+		ID: p.ID, Pod: p.pod.forPlugins(), Config: p.Config, State: state, CreatedAt: p.CreatedAt, Process: st,
+	}
+}
+
+// startTold starts the process: plugins are asked before and told after.
+func startTold(ctx context.Context, n *backends.Node, p *containerPlan) (messages.ProcessState, error) {
+	if err := n.Plugins.Start(ctx, p.forPlugins(messages.ContainerCreated, messages.ProcessState{})); err != nil {
+		return messages.ProcessState{}, err
+	}
+	st, err := n.Runtime.Start(ctx, p.Pod, p.ID)
+	if err == nil {
+		n.Plugins.Started(ctx, p.forPlugins(messages.ContainerRunning, st))
+	}
+	return st, err
+}
+
+// tellStopped tells of the exit. It goes by the container's key: after what
+// plugins hear of its start, and before its removal.
+func (c *container) tellStopped() {
+	env, told := c.env, c.plan.forPlugins(messages.ContainerExited, c.process)
+	told.Reason, told.Message = c.reason, c.message
+	c.do(Job{Lane: LaneStop, Name: "tell plugins", Limit: env.Settings.UndoLimit}, func(ctx context.Context) (any, error) {
+		env.Node.Plugins.Stop(ctx, told)
+		return nil, nil
+	}, func(done) {})
+}
+
+// takeAdjusted makes the resources that plugins gave a new container its own:
+// a later update changes what is in force, and that is what is shown.
+func (c *container) takeAdjusted() {
+	r := c.plan.Bundle.Adjusted
+	if r == nil {
+		return
+	}
+	c.plan.Bundle.Adjusted = nil
+	c.plan.Config = withResources(c.plan.Config, r)
+	conf, err := proto.Marshal(c.plan.Config)
+	if err != nil {
+		panic(err) // it came out of the same library a moment ago
+	}
+	c.conf = conf
+}
