@@ -82,6 +82,7 @@ func (c *container) adopt(m adoptContainer) {
 		c.unwind(onRemove, false)
 	default:
 		c.unsettled = m.rec.Updating
+		c.takeAdjusted()
 		c.findProcess()
 	}
 }

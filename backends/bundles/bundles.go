@@ -52,6 +52,7 @@ type Config struct {
 	HooksDirs                 []string           // of OCI hooks, the last one wins
 	ImageVolumes              string             // what VOLUMEs of images become: mkdir (or ""), directories in the root; bind, mounts; ignore
 	Handlers                  map[string]Handler // by name; others are as the rest of this says
+	Adjust                    Adjust             // by the node's plugins; nil: there are none
 	Log                       *slog.Logger
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/troupe-run/troupe/messages"
 	"tags.cncf.io/container-device-interface/pkg/cdi"
 	"tags.cncf.io/container-device-interface/pkg/parser"
@@ -22,11 +23,16 @@ func (b *bundle) cdiDevices() error {
 	if err != nil || len(names) == 0 {
 		return err
 	}
+	return b.injectCDI(b.spec, names)
+}
+
+// injectCDI is for what a pod asks for and for what plugins do.
+func (b *bundle) injectCDI(spec *specs.Spec, names []string) error {
 	if b.cdi == nil {
 		return messages.Errorf(messages.Precondition, "CDI device %s: CDI is switched off on this node: set cdi_spec_dirs", names[0])
 	}
 	broken := b.Backend.cdi.Refresh() // specs that cannot be read; others can
-	unknown, err := b.Backend.cdi.InjectDevices(b.spec, names...)
+	unknown, err := b.Backend.cdi.InjectDevices(spec, names...)
 	if len(unknown) > 0 {
 		return messages.Errorf(messages.NotFound, "CDI device %s: no spec in %s has it (did its device plugin write one?)%s",
 			strings.Join(unknown, ", "), strings.Join(b.config.CDISpecDirs, ", "), brokenSpecs(broken))
@@ -37,7 +43,7 @@ func (b *bundle) cdiDevices() error {
 	if broken != nil {
 		b.log.Warn("CDI specs that cannot be used are left out", "error", broken)
 	}
-	b.User = criUser(b.spec.Process.User) // a spec can add groups
+	b.User = criUser(spec.Process.User) // a spec can add groups
 	return nil
 }
 

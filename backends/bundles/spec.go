@@ -58,6 +58,7 @@ var containerParts = []part{
 	{"log path", (*bundle).logPath},
 	{"stop signal", (*bundle).stopSignal},
 	{"hooks", (*bundle).ociHooks}, // they are chosen by all the others
+	{"plugins", (*bundle).plugins},
 }
 
 // pauseParts make the spec of a pod's pause process.

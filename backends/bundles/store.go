@@ -23,11 +23,18 @@ const (
 )
 
 // dir is where a container's bundle is. The pause process has the pod's own id.
-func (b *Backend) dir(pod, container string) string {
+func (b *Backend) dir(pod, container string) string { return dirIn(b.config.Root, pod, container) }
+
+func dirIn(root, pod, container string) string {
 	if container == pod {
-		return filepath.Join(b.config.Root, "pods", pod, pauseDir)
+		return filepath.Join(root, "pods", pod, pauseDir)
 	}
-	return filepath.Join(b.config.Root, "pods", pod, "containers", container)
+	return filepath.Join(root, "pods", pod, "containers", container)
+}
+
+// SpecPath is Backend.Spec before there is one.
+func SpecPath(root string) func(pod, container string) string {
+	return func(pod, container string) string { return filepath.Join(dirIn(root, pod, container), specName) }
 }
 
 // Spec is the path of a container's spec, whether it is there or not.

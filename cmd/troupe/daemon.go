@@ -112,7 +112,11 @@ func (d *daemon) start(ctx context.Context) error {
 		return err
 	}
 	d.atEnd(func() error { unlock(); return nil })
-	for _, socket := range d.sockets() {
+	taken := d.sockets()
+	if socket := d.config.UseNRISocket(); d.config.NRI.Enable && socket != "" {
+		taken = append(taken, socket)
+	}
+	for _, socket := range taken {
 		if err := checkFree(socket); err != nil {
 			return err
 		}
@@ -123,6 +127,9 @@ func (d *daemon) start(ctx context.Context) error {
 	}
 	d.atEnd(d.machine.close)
 	if err := d.startTree(ctx); err != nil {
+		return err
+	}
+	if err := d.servePlugins(); err != nil {
 		return err
 	}
 	return d.serve(ctx)

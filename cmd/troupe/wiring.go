@@ -19,6 +19,7 @@ import (
 	"github.com/troupe-run/troupe/backends/journal"
 	"github.com/troupe-run/troupe/backends/monitor"
 	"github.com/troupe-run/troupe/backends/namespaces"
+	"github.com/troupe-run/troupe/backends/nri"
 	"github.com/troupe-run/troupe/backends/rootfs"
 	"github.com/troupe-run/troupe/backends/stats"
 	"github.com/troupe-run/troupe/cmd/troupe/config"
@@ -36,6 +37,7 @@ type machine struct {
 	meter    *stats.Meter   // for reads: the gateway asks it itself
 	reload   func()         // re-read what SIGHUP re-reads beside our own file
 	mapped   bool           // pods can have user namespaces
+	plugins  *nri.Backend   // nil: switched off
 	closers  []func() error // in the order they were made
 }
 
@@ -71,7 +73,9 @@ func (m *machine) fill(c *config.Config, log *slog.Logger) (err error) {
 	}); err != nil {
 		return err
 	}
-	specs, err := bundles.New(bundlesConfig(c, m.handlers, of("bundles")))
+	bundling := bundlesConfig(c, m.handlers, of("bundles"))
+	m.buildPlugins(c, &bundling, of("nri"))
+	specs, err := bundles.New(bundling)
 	if err != nil {
 		return err
 	}

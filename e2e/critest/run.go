@@ -16,6 +16,10 @@ import (
 	"github.com/troupe-run/troupe/e2e/harness"
 )
 
+// nriPatience: a test holds a plugin's answer for more than the two seconds
+// that a plugin has by default.
+const nriPatience = "nri_plugin_request_timeout = \"15s\""
+
 // pass is one run through the suite.
 type pass struct {
 	name  string
@@ -54,7 +58,7 @@ func run(ctx context.Context, p pass, o options) (t tally, err error) {
 		return t, err
 	}
 	fmt.Printf("critest: %s, %d at a time; its log is %s\n", p.name, p.nodes, log)
-	ended := runSuite(ctx, suite, daemon.Socket, p, o, report, log)
+	ended := runSuite(ctx, suite, daemon, p, o, report, log)
 	t, err = summarize(os.Stdout, report)
 	if err != nil || t.failed == 0 { // else the failures say it
 		err = errors.Join(err, ended)
@@ -85,7 +89,7 @@ func startDaemon(ctx context.Context, lab *harness.Lab, registry *harness.Regist
 			return nil, err
 		}
 	}
-	daemon, err := lab.NewDaemon(harness.DaemonOptions{Network: network, Insecure: []string{registry.Host}, Extra: string(extra)})
+	daemon, err := lab.NewDaemon(harness.DaemonOptions{Network: network, Insecure: []string{registry.Host}, NRI: nriPatience, Extra: string(extra)})
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +115,7 @@ func prepareSuite(lab *harness.Lab, digest string) (string, error) {
 }
 
 // runSuite runs critest to its end; that tests fail is an error too.
-func runSuite(ctx context.Context, suite, socket string, p pass, o options, report, log string) error {
+func runSuite(ctx context.Context, suite string, daemon *harness.Daemon, p pass, o options, report, log string) error {
 	ginkgo, err := harness.Tool("ginkgo") // critest starts it by name for parallel runs
 	if err != nil {
 		return err
@@ -122,7 +126,7 @@ func runSuite(ctx context.Context, suite, socket string, p pass, o options, repo
 	}
 	defer out.Close()
 	args := []string{
-		"-runtime-endpoint", "unix://" + socket, "-runtime-handler", o.handler,
+		"-runtime-endpoint", "unix://" + daemon.Socket, "-nri-socket", daemon.NRISocket, "-runtime-handler", o.handler,
 		"-ginkgo.no-color", "-ginkgo.timeout", "45m", "-ginkgo.json-report", report,
 	}
 	if p.nodes > 1 { // ginkgo takes even -parallel 1 for a mistake

@@ -18,6 +18,7 @@ import (
 // Daemon is a private troupe: own directories, socket, cgroup and network.
 type Daemon struct {
 	Socket, DebugSocket string
+	NRISocket           string
 	Config, LogFile     string
 	CgroupParent        string
 	Root, Run           string
@@ -40,6 +41,7 @@ type DaemonOptions struct {
 	Images   string   // further lines of [crio.image]
 	Extra    string   // TOML at the end of the file
 	API      string   // TOML in the table crio.api
+	NRI      string   // further lines of [crio.nri]
 }
 
 // NewDaemon writes the configuration of a private daemon; Start starts it.
@@ -70,6 +72,7 @@ func (l *Lab) NewDaemon(o DaemonOptions) (*Daemon, error) {
 		CgroupParent: "/" + l.Name, Network: o.Network, lab: l, bin: bin,
 	}
 	d.Socket, d.DebugSocket = filepath.Join(d.Run, "troupe.sock"), filepath.Join(d.Run, "debug.sock")
+	d.NRISocket = filepath.Join(d.Run, "nri", "nri.sock")
 	policy, err := l.Write(`{"default": [{"type": "insecureAcceptAnything"}]}`, o.Name, "policy.json")
 	if err != nil {
 		return nil, err
@@ -87,6 +90,7 @@ func (d *Daemon) toml(o DaemonOptions, policy string) string {
 	line("[crio.runtime]\ncgroup_manager = %q\nlog_level = %q\n%s", "cgroupfs", o.LogLevel, o.Runtime)
 	line("[crio.image]\nsignature_policy = %q\ninsecure_registries = %s\n%s", policy, list(o.Insecure), o.Images)
 	line("[crio.network]\nnetwork_dir = %q\nplugin_dirs = %s", o.Network.Dir(), list(PluginDirs))
+	line("[crio.nri]\nnri_listen = %q\nnri_plugin_dir = %q\nnri_plugin_config_dir = %q\n%s", d.NRISocket, filepath.Join(d.Run, "nri", "plugins"), filepath.Join(d.Run, "nri", "conf.d"), o.NRI)
 	line("[troupe]\nroot = %q\nrun = %q\ncgroup_parent = %q\ndebug_listen = %q", d.Root, d.Run, d.CgroupParent, d.DebugSocket)
 	if o.Monitor != "" {
 		line("monitor_path = %q", o.Monitor)
