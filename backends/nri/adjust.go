@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
+	"google.golang.org/protobuf/proto"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -74,8 +75,8 @@ func apply(spec *specs.Spec, a *api.ContainerAdjustment, inject func(*specs.Spec
 	if err := g.Adjust(a); err != nil {
 		return nil, err
 	}
-	if asked == nil {
-		return nil, nil
+	if made := cri(asked); !proto.Equal(made, &runtime.LinuxContainerResources{}) {
+		return made, nil
 	}
-	return cri(asked), nil
+	return nil, nil
 }

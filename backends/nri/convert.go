@@ -112,7 +112,9 @@ func fill(c *api.Container, spec *specs.Spec) {
 		c.Linux.Namespaces, c.Linux.Devices = api.FromOCILinuxNamespaces(l.Namespaces), api.FromOCILinuxDevices(l.Devices)
 		c.Linux.Resources = api.FromOCILinuxResources(l.Resources, nil)
 		c.Linux.CgroupsPath, c.Linux.Sysctl = l.CgroupsPath, l.Sysctl
-		c.Linux.SeccompPolicy = api.FromOCILinuxSeccomp(l.Seccomp)
+		if l.Seccomp != nil {
+			c.Linux.SeccompPolicy = api.FromOCILinuxSeccomp(l.Seccomp)
+		}
 		c.Linux.NetDevices = api.FromOCILinuxNetDevices(l.NetDevices)
 	}
 }
