@@ -80,6 +80,11 @@ func (s *Server) ContainerStatus(_ context.Context, r *runtime.ContainerStatusRe
 	if err != nil {
 		return nil, err
 	}
+	// People who ask where a creation hangs get an answer; the kubelet must not
+	// see a container before all who may refuse it have agreed.
+	if c.State == messages.ContainerCreating && !r.GetVerbose() {
+		return nil, messages.Errorf(messages.NotFound, "container %s is being created: its status is there when it has been", c.ID)
+	}
 	image, _ := s.node.View().Image(c.ImageID)
 	response := &runtime.ContainerStatusResponse{Status: containerStatus(c, image)}
 	if r.GetVerbose() {
