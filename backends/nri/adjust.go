@@ -71,6 +71,9 @@ func apply(spec *specs.Spec, a *api.ContainerAdjustment, inject func(*specs.Spec
 			return nil, messages.Errorf(messages.Unsupported, "%s classes are not supported: let the plugin set the limits themselves (unified, or the resctrl group)", name)
 		}
 	}
+	if a.GetLinux().GetCgroupsPath() != "" {
+		return nil, messages.Errorf(messages.Unsupported, "a container's cgroup cannot be moved: its use is measured and its limits are set where Troupe put it")
+	}
 	g := generate.SpecGenerator(&editor{spec: spec}, generate.WithCDIDeviceInjector(inject))
 	if err := g.Adjust(a); err != nil {
 		return nil, err

@@ -81,6 +81,12 @@ func bare(c backends.PluginContainer) *api.Container {
 	if made.Image.Name == "" {
 		made.Image.Name = c.Config.GetImage().GetImage()
 	}
+	if profile := c.Config.GetLinux().GetSecurityContext().GetSeccomp(); profile != nil {
+		made.Linux.SeccompProfile = &api.SecurityProfile{
+			ProfileType:  api.SecurityProfile_ProfileType(profile.GetProfileType()), // the same numbers as CRI's
+			LocalhostRef: profile.GetLocalhostRef(),
+		}
+	}
 	for _, d := range c.Config.GetCDIDevices() {
 		made.CDIDevices = append(made.CDIDevices, &api.CDIDevice{Name: d.GetName()})
 	}

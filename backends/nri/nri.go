@@ -21,6 +21,7 @@ import (
 
 	"github.com/containerd/nri/pkg/adaptation"
 	"github.com/containerd/nri/pkg/log"
+	validator "github.com/containerd/nri/plugins/default-validator/builtin"
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
 )
@@ -33,9 +34,13 @@ type Config struct {
 	Registration time.Duration                      // limit for a plugin
 	Request      time.Duration                      // limit for a plugin; one that exceeds it is disconnected
 	Version      string                             // ours
+	Validator    Validator                          // of adjustments
 	Spec         func(pod, container string) string // the path of a container's config.json
 	Log          *slog.Logger
 }
+
+// Validator says what plugins may not do; the library checks it.
+type Validator = validator.DefaultValidatorConfig
 
 // Host is the daemon as plugins' wishes reach it.
 type Host interface {
@@ -82,6 +87,7 @@ func (b *Backend) Serve(host Host) error {
 	adaptation.SetPluginRequestTimeout(b.config.Request)
 	options := []adaptation.Option{
 		adaptation.WithPluginPath(b.config.PluginDir), adaptation.WithPluginConfigPath(b.config.ConfigDir), adaptation.WithMetrics(meter{b}),
+		adaptation.WithDefaultValidator(&b.config.Validator),
 	}
 	if b.config.Socket == "" {
 		options = append(options, adaptation.WithDisabledExternalConnections())

@@ -16,9 +16,15 @@ func (m *machine) buildPlugins(c *config.Config, b *bundles.Config, log *slog.Lo
 		m.Plugins = backends.NoPlugins{}
 		return
 	}
+	v := c.NRI.Validator
 	m.plugins = nri.New(nri.Config{
 		Socket: c.UseNRISocket(), PluginDir: c.NRI.PluginDir, ConfigDir: c.NRI.ConfigDir,
 		Registration: c.NRI.Registration, Request: c.NRI.Request, Version: buildOf().Version,
+		Validator: nri.Validator{
+			Enable: v.Enable, RejectOCIHookAdjustment: v.RejectHooks, RejectNamespaceAdjustment: v.RejectNamespaces,
+			RejectRuntimeDefaultSeccompAdjustment: v.RejectDefaultSeccomp, RejectUnconfinedSeccompAdjustment: v.RejectUnconfinedSeccomp,
+			RejectCustomSeccompAdjustment: v.RejectCustomSeccomp, RequiredPlugins: v.Required, TolerateMissingAnnotation: v.Tolerate,
+		},
 		Spec: bundles.SpecPath(c.Troupe.Root), Log: log,
 	})
 	m.Plugins, b.Adjust, m.closers = m.plugins, m.plugins.Adjust, append(m.closers, m.plugins.Close)

@@ -39,7 +39,7 @@ var tables = map[string]string{
 	"crio.stats":          "Statistics.",
 	"crio.tracing":        "OpenTelemetry traces.",
 	"crio.nri":            "The Node Resource Interface: plugins of the node that see and adjust containers.",
-	nriValidatorTable:     "NRI's validator.",
+	nriValidatorTable:     "The check of what NRI plugins make of containers.",
 	checkpointTable:       "Checkpoints.",
 	workloadResourceTable: "Resources of a workload type.",
 }

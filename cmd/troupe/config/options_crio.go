@@ -49,7 +49,6 @@ var apiOptions = []Option{
 
 const (
 	noMetrics = "not yet"
-	noNRI     = "the validator is not there yet: every adjustment a plugin asks for is made"
 	noTracing = "traces are not there yet"
 
 	// defaultMessageSize is CRI-O's (crio.conf(5)): lists of a full node pass
@@ -86,15 +85,6 @@ var otherOptions = []Option{
 	known("crio.tracing.enable_tracing", false, noTracing),
 	known("crio.tracing.tracing_endpoint", "127.0.0.1:4317", noTracing),
 	known("crio.tracing.tracing_sampling_rate_per_million", 0, noTracing),
-
-	known(nriValidatorTable+".nri_enable_default_validator", false, noNRI),
-	known(nriValidatorTable+".nri_validator_reject_oci_hook_adjustment", false, noNRI),
-	known(nriValidatorTable+".nri_validator_reject_runtime_default_seccomp_adjustment", false, noNRI),
-	known(nriValidatorTable+".nri_validator_reject_unconfined_seccomp_adjustment", false, noNRI),
-	known(nriValidatorTable+".nri_validator_reject_custom_seccomp_adjustment", false, noNRI),
-	known(nriValidatorTable+".nri_validator_reject_namespace_adjustment", false, noNRI),
-	known(nriValidatorTable+".nri_validator_required_plugins", []string{}, noNRI),
-	known(nriValidatorTable+".nri_validator_tolerate_missing_plugins_annotation", "", noNRI),
 
 	honoured(checkpointTable+".container_level_enabled", "checkpoint_only", func(c *Config) *string { return &c.Checkpoints.Level },
 		"none, checkpoint_only (CheckpointContainer, CheckpointPod) or checkpoint_restore (RestorePod as well, which refuses for now).",
