@@ -46,9 +46,7 @@ func removeContainerRecord(ctx context.Context, n *backends.Node, p *containerPl
 	if err := n.Journal.Remove(ctx, backends.Key{Pod: p.Pod, Container: p.ID}); err != nil {
 		return err
 	}
-	if p.Told {
-		n.Plugins.Remove(ctx, p.forPlugins(messages.ContainerRemoving, messages.ProcessState{}))
-	}
+	n.Plugins.Remove(ctx, p.forPlugins(messages.ContainerRemoving, messages.ProcessState{}))
 	return nil
 }
 

@@ -25,13 +25,13 @@ func stopPlugins(ctx context.Context, n *backends.Node, p *podPlan) error {
 func (p *podPlan) forPlugins() backends.PluginPod {
 	return backends.PluginPod{
 		ID: p.ID, Config: p.Config, Handler: p.Handler, Cgroup: p.Cgroup,
-		Namespaces: p.Namespaces, IPs: p.IPs, Pid: p.PausePid,
+		Namespaces: p.Namespaces, IPs: p.IPs, Pid: p.PausePid, Told: p.Told,
 	}
 }
 
 func (p *containerPlan) forPlugins(state messages.ContainerState, st messages.ProcessState) backends.PluginContainer {
 	return backends.PluginContainer{
-		ID: p.ID, Pod: p.pod.forPlugins(), Config: p.Config, State: state, CreatedAt: p.CreatedAt, Process: st,
+		ID: p.ID, Pod: p.pod.forPlugins(), Config: p.Config, State: state, CreatedAt: p.CreatedAt, Process: st, Told: p.Told,
 	}
 }
 

@@ -57,9 +57,7 @@ func removePodRecord(ctx context.Context, n *backends.Node, p *podPlan) error {
 	if err := n.Journal.Remove(ctx, backends.Key{Pod: p.ID}); err != nil {
 		return err
 	}
-	if p.Told {
-		n.Plugins.RemovePod(ctx, p.forPlugins())
-	}
+	n.Plugins.RemovePod(ctx, p.forPlugins())
 	return nil
 }
 

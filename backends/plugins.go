@@ -24,6 +24,8 @@ type Plugins interface {
 	// StopPod also tells, before, of each container of the pod whose stop has
 	// not been told.
 	StopPod(ctx context.Context, p PluginPod)
+	// RemovePod and Remove are for what was asked about, and do nothing for
+	// what was not.
 	RemovePod(ctx context.Context, p PluginPod)
 
 	Created(ctx context.Context, c PluginContainer)
@@ -45,7 +47,8 @@ type PluginPod struct {
 	Cgroup     string
 	Namespaces messages.Namespaces
 	IPs        []string
-	Pid        int // of its pause process; 0: it has none
+	Pid        int  // of its pause process; 0: it has none
+	Told       bool // plugins were asked about it, as its record says
 }
 
 // PluginContainer is what plugins hear of a container, beside its spec.
@@ -56,6 +59,7 @@ type PluginContainer struct {
 	State     messages.ContainerState
 	CreatedAt time.Time
 	Process   messages.ProcessState
+	Told      bool // plugins were asked about it, as its record says
 
 	Reason, Message string // of its exit
 }

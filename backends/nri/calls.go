@@ -78,8 +78,8 @@ func (b *Backend) StopPod(ctx context.Context, p backends.PluginPod) {
 func (b *Backend) RemovePod(ctx context.Context, p backends.PluginPod) {
 	r, leave := b.enter()
 	defer leave()
-	b.known.dropPod(p.ID)
-	if r != nil {
+	known := b.known.dropPod(p.ID)
+	if r != nil && (known || p.Told) {
 		b.note(p.ID, "", "RemovePodSandbox", r.RemovePodSandbox(own(ctx), &adaptation.RemovePodSandboxRequest{Pod: podSandbox(p)}))
 	}
 }
@@ -164,7 +164,7 @@ func (b *Backend) stopIn(ctx context.Context, r *adaptation.Adaptation, c backen
 func (b *Backend) Remove(ctx context.Context, c backends.PluginContainer) {
 	r, leave := b.enter()
 	defer leave()
-	if r != nil {
+	if r != nil && (c.Told || b.known.has(c.ID)) {
 		b.note(c.Pod.ID, c.ID, "RemoveContainer", r.RemoveContainer(own(ctx), &adaptation.RemoveContainerRequest{
 			Pod: podSandbox(b.known.pod(c.Pod)), Container: b.container(c),
 		}))

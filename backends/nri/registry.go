@@ -37,10 +37,13 @@ func (k *registry) putPod(p backends.PluginPod) {
 	k.pods[p.ID] = p
 }
 
-func (k *registry) dropPod(id string) {
+// dropPod says whether the pod was known.
+func (k *registry) dropPod(id string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	_, known := k.pods[id]
 	delete(k.pods, id)
+	return known
 }
 
 // pod is what is known of a pod, else p.
@@ -92,7 +95,12 @@ func (k *registry) stop(id string) bool {
 	return first
 }
 
-// drop says whether the container was known.
+func (k *registry) has(id string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.containers[id] != nil
+}
+
 func (k *registry) drop(id string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
