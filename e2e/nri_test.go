@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,14 +23,15 @@ import (
 type plugin struct {
 	stub stub.Stub
 
-	mu      sync.Mutex
-	heard   []string // "request id"
-	known   []string // what it was synchronized with
-	updates []*api.LinuxResources
+	mu    sync.Mutex
+	heard []string // "request id"
+	known []string // what it was synchronized with
 
 	adjust func(*api.Container) (*api.ContainerAdjustment, error) // nil: nothing
 	resize func(*api.LinuxResources)                              // nil: as asked
 	hang   chan struct{}                                          // nil: it answers a start at once
+	refuse atomic.Bool                                            // a start
+	wish   *api.ContainerUpdate                                   // its answer to being synchronized
 }
 
 // connect makes the plugin known to the node's daemon.
@@ -77,6 +79,9 @@ func (p *plugin) Synchronize(_ context.Context, pods []*api.PodSandbox, containe
 	for _, c := range containers {
 		p.known = append(p.known, c.GetId())
 	}
+	if p.wish != nil {
+		return []*api.ContainerUpdate{p.wish}, nil
+	}
 	return nil, nil
 }
 
@@ -116,6 +121,9 @@ func (p *plugin) StartContainer(ctx context.Context, _ *api.PodSandbox, c *api.C
 		case <-p.hang:
 		case <-ctx.Done():
 		}
+	}
+	if p.refuse.Load() {
+		return errors.New("not today")
 	}
 	return nil
 }
@@ -206,9 +214,10 @@ func TestAPluginThatRefusesAContainerIsTheError(t *testing.T) {
 	n := ownNode(t, nil)
 	n.leavesNothing(t)
 	heard := &plugin{}
-	refuse := true
+	var full atomic.Bool
+	full.Store(true)
 	heard.adjust = func(*api.Container) (*api.ContainerAdjustment, error) {
-		if refuse {
+		if full.Load() {
 			return nil, errors.New("no room on this node")
 		}
 		return nil, nil
@@ -219,7 +228,15 @@ func TestAPluginThatRefusesAContainerIsTheError(t *testing.T) {
 	if status.Code(err) == codes.OK || !strings.Contains(err.Error(), "NRI plugin refuses CreateContainer") || !strings.Contains(err.Error(), "no room on this node") {
 		t.Fatalf("the error is %v", err)
 	}
-	refuse = false
+	full.Store(false)
+	c := p.create(t, "exec sleep 100000")
+	heard.refuse.Store(true)
+	_, err = n.cri.Runtime.StartContainer(t.Context(), &runtime.StartContainerRequest{ContainerId: c.id})
+	if err == nil || !strings.Contains(err.Error(), "NRI plugin refuses StartContainer") || !strings.Contains(err.Error(), "not today") {
+		t.Errorf("the error of the start is %v", err)
+	}
+	equal(t, "the container's reason", c.exited(t).Reason, "StartError")
+	heard.refuse.Store(false)
 	p.start(t, "exec sleep 100000")
 }
 
@@ -241,6 +258,12 @@ func TestAPluginChangesContainersByItself(t *testing.T) {
 	}
 	equal(t, "the memory limit", memoryLimit(t, c), "83886080")
 	equal(t, "what it heard of its own update", wants.of(c.id), "create created start started")
+
+	later := &api.ContainerUpdate{}
+	later.SetContainerId(c.id)
+	later.SetLinuxMemoryLimit(88 << 20)
+	n.connect(t, &plugin{wish: later})
+	eventually(t, "what a plugin wants when it comes is done", func() bool { return memoryLimit(t, c) == "92274688" })
 }
 
 func TestAPluginThatHangsHoldsAStartUpForItsTimeOnly(t *testing.T) {
