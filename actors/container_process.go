@@ -46,7 +46,11 @@ func (c *container) onStart(sender *actor.PID) {
 		c.starting.join(sender)
 		c.become(messages.ContainerStarting)
 		pod, id := c.pod, c.id
-		c.do(Job{Lane: LaneStart, Name: "start", Limit: c.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
+		limit := c.env.Settings.StepLimit
+		if c.plan.Images != "" {
+			limit = restoreLimit
+		}
+		c.do(Job{Lane: LaneStart, Name: "start", Limit: limit}, func(ctx context.Context) (any, error) {
 			return c.env.Node.Runtime.Start(ctx, pod, id)
 		}, c.started)
 	case messages.ContainerStarting:
@@ -72,6 +76,7 @@ func (c *container) started(d done) {
 	c.become(messages.ContainerRunning)
 	c.journal()
 	c.starting.answer(c.env, messages.None{}, nil)
+	c.dropImages()
 	if c.kill.asked() {
 		c.pursue()
 	}
