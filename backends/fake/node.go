@@ -51,11 +51,11 @@ type Node struct {
 	disk        disk
 	pins        map[string]*pins // by pod
 	network     network
-	files       map[string]*podFiles // by pod
-	cgroups     map[string]string    // ours, by pod
-	podLimits   map[string]string    // of ours, by pod
-	captures    map[string]bool      // checkpoints under way, by where they go
-	written     map[string]bool      // checkpoints that are whole
+	files       map[string]*podFiles  // by pod
+	cgroups     map[string]string     // ours, by pod
+	podLimits   map[string]string     // of ours, by pod
+	captures    map[string]bool       // checkpoints under way, by where they go
+	written     map[string]bool       // checkpoints that are whole
 	unpacked    map[backends.Key]bool // for containers to be restored
 	roots       map[backends.Key]*root
 	volumes     map[backends.Key]*volumes

@@ -23,9 +23,9 @@ const (
 	// A request of its own, so that an older monitor does not take it for a
 	// create and run the command from its beginning.
 	OpCreateRestored = "createRestored" // Create with Images → State
-	OpList   = "list"   // nothing → []State
-	OpQuit   = "quit"   // nothing → nothing; refused while there are containers
-	OpCancel = "cancel" // Cancel; not answered
+	OpList           = "list"           // nothing → []State
+	OpQuit           = "quit"           // nothing → nothing; refused while there are containers
+	OpCancel         = "cancel"         // Cancel; not answered
 )
 
 // EventExit is pushed with a State when an init process has ended.
