@@ -127,7 +127,7 @@ func (s *Server) RestorePod(ctx context.Context, r *runtime.RestorePodRequest) (
 // refuseMapped: the files in a checkpoint belong to the users of the old pod's
 // mapping, and CRIU does not join a user namespace that is there already.
 func refuseMapped(r *runtime.RestorePodRequest) error {
-	if r.GetConfig().GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions().GetMode() == runtime.NamespaceMode_POD {
+	if o := r.GetConfig().GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions(); o != nil && o.GetMode() == runtime.NamespaceMode_POD {
 		return messages.Errorf(messages.Precondition, "a pod in a user namespace cannot be restored: start it anew")
 	}
 	for _, c := range r.GetContainerConfigs() {

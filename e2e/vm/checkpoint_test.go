@@ -27,7 +27,7 @@ func counterConfig(name string) *runtime.ContainerConfig {
 			Resources: &runtime.LinuxContainerResources{MemoryLimitInBytes: 64 << 20},
 			SecurityContext: &runtime.LinuxContainerSecurityContext{
 				Seccomp:    &runtime.SecurityProfile{ProfileType: runtime.SecurityProfile_RuntimeDefault},
-				NoNewPrivs: true,
+				NoNewPrivs: true, NamespaceOptions: &runtime.NamespaceOption{Pid: runtime.NamespaceMode_CONTAINER},
 			},
 		},
 	}
