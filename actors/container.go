@@ -114,6 +114,7 @@ func (c *container) Receive(ctx actor.Context) {
 	case *actor.Stopping, *actor.Restarting:
 		c.handled(m)
 		settle(c.env, c.self, c)
+		c.updates, c.postponed = nil, nil // they are answered
 	case adoptContainer:
 		c.adopt(m)
 	case noRecord:
