@@ -31,13 +31,15 @@ func (b checkpointsBackend) Forget(ctx context.Context, pod, container string) e
 
 // Held names what was unpacked.
 func (b checkpointsBackend) Held(ctx context.Context) ([]backends.Held, error) {
-	return ask(ctx, b.n, Call{Backend: "Checkpoints", Method: "Held"}, func() (held []backends.Held, _ error) {
-		for k := range b.n.unpacked {
-			held = append(held, backends.Held{Kind: "checkpoint", Pod: k.Pod, Container: k.Container, Name: k.Container})
-		}
-		slices.SortFunc(held, func(x, y backends.Held) int { return cmp.Compare(x.Container, y.Container) })
-		return held, nil
-	})
+	return ask(ctx, b.n, Call{Backend: "Checkpoints", Method: "Held"}, func() ([]backends.Held, error) { return b.n.heldCheckpoints(), nil })
+}
+
+func (n *Node) heldCheckpoints() (held []backends.Held) {
+	for k := range n.unpacked {
+		held = append(held, backends.Held{Kind: "checkpoint", Pod: k.Pod, Container: k.Container, Name: k.Container})
+	}
+	slices.SortFunc(held, func(x, y backends.Held) int { return cmp.Compare(x.Container, y.Container) })
+	return held
 }
 
 func (b checkpointsBackend) Drop(ctx context.Context, h backends.Held) error {
