@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	libseccomp "github.com/seccomp/libseccomp-golang"
+	"golang.org/x/sys/unix"
 )
 
 // confined says whether the processes in CRIU's images have no more rights than
@@ -114,8 +115,7 @@ func (r *rights) check(file string) error {
 	return r.checkSeccomp(thread)
 }
 
-// checkSeccomp: the container's program is among those of the process, the
-// same to the byte.
+// checkSeccomp: the container's program is among those of the process.
 func (r *rights) checkSeccomp(thread message) error {
 	if r.program == nil {
 		return nil
@@ -128,7 +128,7 @@ func (r *rights) checkSeccomp(thread message) error {
 		if i >= uint64(len(r.filters)) {
 			break
 		}
-		if bytes.Equal(r.filters[i].program, r.program) {
+		if guards(r.filters[i].program, r.program) {
 			return nil
 		}
 		if r.filters[i].first {
@@ -137,6 +137,40 @@ func (r *rights) checkSeccomp(thread message) error {
 		i = r.filters[i].prev
 	}
 	return errors.New("a process is not under the container's seccomp profile: it was captured under another one, or by another libseccomp")
+}
+
+// guards says whether a loaded program is the wanted one to the byte, perhaps
+// after a prefix: libcontainer and crun begin with one that answers ENOSYS to
+// system calls that the profile is too old to know. A prefix can do no harm when
+// all that it returns is ENOSYS and all its ways on lead to the first
+// instruction of the wanted program, which reads all it needs itself.
+func guards(loaded, wanted []byte) bool {
+	const (
+		size      = 8 // code u16, jt u8, jf u8, k u32 (linux/filter.h)
+		classJump = 5
+		classRet  = 6
+		enosys    = 0x00050000 | uint32(unix.ENOSYS) // SECCOMP_RET_ERRNO
+	)
+	if len(wanted) == 0 || len(loaded)%size != 0 || !bytes.HasSuffix(loaded, wanted) {
+		return false
+	}
+	n := uint64(len(loaded)-len(wanted)) / size
+	for i := range n {
+		at := loaded[i*size:]
+		code, jt, jf, k := binary.LittleEndian.Uint16(at), uint64(at[2]), uint64(at[3]), binary.LittleEndian.Uint32(at[4:])
+		switch class := code & 7; {
+		case class == classRet && (code != classRet || k != enosys):
+			return false
+		case class == classJump && code&0xf0 == 0: // always
+			jt, jf = uint64(k), uint64(k)
+			fallthrough
+		case class == classJump:
+			if i+1+jt > n || i+1+jf > n {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func readFilters(file string) (filters []filter, err error) {
