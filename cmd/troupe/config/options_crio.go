@@ -104,6 +104,6 @@ var otherOptions = []Option{
 	known(nriValidatorTable+".nri_validator_tolerate_missing_plugins_annotation", "", noNRI),
 
 	honoured(checkpointTable+".container_level_enabled", "checkpoint_only", func(c *Config) *string { return &c.Checkpoints.Level },
-		"none, checkpoint_only (CheckpointContainer, CheckpointPod) or checkpoint_restore (RestorePod as well, which refuses for now).",
+		"none, checkpoint_only (CheckpointContainer, CheckpointPod) or checkpoint_restore (RestorePod as well).",
 		oneOf("none", "checkpoint_only", "checkpoint_restore")),
 }
