@@ -137,7 +137,12 @@ func (c *container) makeRestored(ctx context.Context) error {
 	c.mu.Lock()
 	c.abort = abort
 	c.mu.Unlock()
-	if err := c.engine.restore(ctx, p, filepath.Join(rec.Images, "checkpoint"), rec.Images); err != nil {
+	name, err := hostnameOf(spec)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(c.engine.restore(ctx, p, filepath.Join(rec.Images, "checkpoint"), rec.Images), name.set())
+	if err != nil {
 		if ctx.Err() != nil {
 			return errors.New("it was ended before criu was done")
 		}

@@ -4,6 +4,7 @@ package vm
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -142,6 +143,7 @@ func TestARestoredPodGoesOnFromWhereItWas(t *testing.T) {
 	}
 	_, err = cri.Runtime.StartContainer(patience(t), &runtime.StartContainerRequest{ContainerId: again})
 	ok(t, err)
+	beside := p.start(t, "sleep 1000", nil) // an ordinary one of the same pod
 	eventually(t, "it counts on", func() bool { _, n := counted(t, p, "counter.log"); return n > at+1 })
 	if first, _ := counted(t, p, "counter.log"); first < 3 || first > at+1 {
 		t.Errorf("it went on with %d, it was captured at about %d", first, at)
@@ -156,6 +158,14 @@ func TestARestoredPodGoesOnFromWhereItWas(t *testing.T) {
 	}
 	if strings.Contains(out, "there\n") {
 		t.Error("a file that it had deleted is back")
+	}
+	for _, ns := range []string{"net", "ipc", "uts"} {
+		is := func(id string) string {
+			link, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pidOf(t, id), ns))
+			ok(t, err)
+			return link
+		}
+		equal(t, "its namespace", is(again), is(beside))
 	}
 	_, err = cri.Runtime.StopContainer(patience(t), &runtime.StopContainerRequest{ContainerId: again})
 	ok(t, err)
