@@ -161,24 +161,3 @@ func (s *sandbox) resumeAfter(c *capture, failed error) {
 		s.nextCapture()
 	})
 }
-
-// restore makes a pod of a checkpoint. What the request must be is checked; then
-// it ends here: processes are not restored yet, and a pod whose processes began
-// anew would be another one than its checkpoint says. Nothing is created.
-func (n *node) restore(sender *actor.PID, m messages.RestorePod) {
-	caller := waiters{}
-	caller.join(sender)
-	n.restoring = append(n.restoring, &caller)
-	r := backends.RestoreRequest{Dir: m.Dir, Handler: m.Handler, Config: m.Config, Containers: m.Containers}
-	env := n.env
-	n.do(Job{Key: "restore", Lane: LaneRead, Name: "check checkpoint", Limit: untilOf(env, m.Until())}, func(ctx context.Context) (any, error) {
-		return nil, env.Node.Checkpoints.Check(ctx, r)
-	}, func(d done) {
-		err := d.err
-		if err == nil {
-			err = messages.Errorf(messages.Precondition, "the checkpoint in %s fits, but this version of the runtime cannot restore processes: delete the restoring pod, or restore the checkpoint's archives where the runtime can", m.Dir)
-		}
-		n.restoring = slices.DeleteFunc(n.restoring, func(w *waiters) bool { return w == &caller })
-		caller.answer(env, nil, fmt.Errorf("restore pod %s: %w", podName(m.Config), err))
-	})
-}

@@ -73,8 +73,9 @@ type container struct {
 
 // createFirst is CreateContainer with what the pod knows.
 type createFirst struct {
-	req messages.CreateContainer
-	pod podPlan
+	req     messages.CreateContainer
+	pod     podPlan
+	restore string // a pod's checkpoint to make it of
 }
 
 // adoptContainer hands a container its record after the daemon's death.
@@ -113,6 +114,7 @@ func (c *container) Receive(ctx actor.Context) {
 	case *actor.Stopping, *actor.Restarting:
 		c.handled(m)
 		settle(c.env, c.self, c)
+		c.updates, c.postponed = nil, nil // they are answered
 	case adoptContainer:
 		c.adopt(m)
 	case noRecord:
@@ -264,7 +266,7 @@ func (c *container) onCreate(sender *actor.PID, m createFirst) {
 		panic(err)
 	}
 	c.conf = conf
-	c.plan = containerPlan{ID: c.id, Pod: c.pod, Config: m.req.Config, CreatedAt: c.env.Clock.Now(), pod: m.pod}
+	c.plan = containerPlan{ID: c.id, Pod: c.pod, Config: m.req.Config, CreatedAt: c.env.Clock.Now(), Restore: m.restore, pod: m.pod}
 	c.creating.join(sender)
 	c.become(messages.ContainerCreating)
 	name := m.req.Config.GetImage().GetImage()
@@ -302,9 +304,13 @@ func (c *container) arrived() {
 	c.takeAdjusted()
 	c.become(messages.ContainerCreated)
 	c.creating.answer(c.env, c.id, nil)
+	c.tellRestorer()
 }
 
-func (c *container) failed() { c.creating.answer(c.env, nil, c.first) }
+func (c *container) failed() {
+	c.creating.answer(c.env, nil, c.first)
+	c.tellRestorer()
+}
 
 // --- going back ---
 

@@ -45,8 +45,11 @@ func (c *container) onStart(sender *actor.PID) {
 	case messages.ContainerCreated:
 		c.starting.join(sender)
 		c.become(messages.ContainerStarting)
-		plan := c.plan
-		c.do(Job{Lane: LaneStart, Name: "start", Limit: c.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
+		plan, limit := c.plan, c.env.Settings.StepLimit
+		if c.plan.Images != "" {
+			limit = restoreLimit
+		}
+		c.do(Job{Lane: LaneStart, Name: "start", Limit: limit}, func(ctx context.Context) (any, error) {
 			return startTold(ctx, c.env.Node, &plan)
 		}, c.started)
 	case messages.ContainerStarting:
@@ -72,6 +75,7 @@ func (c *container) started(d done) {
 	c.become(messages.ContainerRunning)
 	c.journal()
 	c.starting.answer(c.env, messages.None{}, nil)
+	c.dropImages()
 	if c.kill.asked() {
 		c.pursue()
 	}

@@ -15,6 +15,7 @@ import (
 var containerSteps = []step[containerPlan]{
 	{name: "record", do: nothing[containerPlan], undo: removeContainerRecord, on: onRemove},
 	{name: "rootfs", do: mountRootfs, undo: unmountRootfs, on: onRemove, gate: true},
+	{name: "checkpoint", do: unpackCheckpoint, undo: forgetCheckpoint, on: onRemove, skip: beginsAnew, limit: restoreLimit},
 	{name: "volumes", do: mountVolumes, undo: unmountVolumes, on: onRemove, skip: hasNoVolumes},
 	{name: "bundle", do: writeBundle, undo: removeBundle, on: onRemove},
 	// A label stays: there is nothing to undo. It outlives the request that
@@ -36,7 +37,9 @@ type containerPlan struct {
 	Volumes   []backends.ImageVolume   `json:"volumes,omitempty"` // in the order of the mounts that name an image
 	Mounted   backends.VolumePaths     `json:"mounted"`
 	Bundle    backends.Bundle          `json:"bundle"`
-	Told      bool                     `json:"told,omitempty"` // to the node's plugins
+	Told      bool                     `json:"told,omitempty"`    // to the node's plugins
+	Restore   string                   `json:"restore,omitempty"` // the pod's checkpoint that it is made of
+	Images    string                   `json:"images,omitempty"`  // CRIU's, of that checkpoint
 
 	pod      podPlan     // as it was when the container was created; not journalled
 	progress func(int64) // of its relabelling; not journalled
@@ -105,7 +108,7 @@ func removeBundle(ctx context.Context, n *backends.Node, p *containerPlan) error
 func createProcess(ctx context.Context, n *backends.Node, p *containerPlan) error {
 	st, err := n.Runtime.Create(ctx, backends.ProcessRequest{
 		Pod: p.Pod, Container: p.ID, Bundle: p.Bundle.Dir, LogPath: p.Bundle.LogPath,
-		Stdin: p.Config.GetStdin(), StdinOnce: p.Config.GetStdinOnce(), TTY: p.Config.GetTty(), Handler: p.pod.Handler,
+		Stdin: p.Config.GetStdin(), StdinOnce: p.Config.GetStdinOnce(), TTY: p.Config.GetTty(), Handler: p.pod.Handler, Images: p.Images,
 	})
 	if err == nil {
 		n.Plugins.Created(ctx, p.forPlugins(messages.ContainerCreated, st))

@@ -208,7 +208,7 @@ func (n *node) route(ctx actor.Context, sender *actor.PID, m any) {
 			root.RequestWithCustomSender(pid, m, sender)
 		}
 	case messages.RestorePod:
-		n.restore(sender, m)
+		n.restore(ctx, sender, m)
 	case messages.Addressed:
 		n.toPod(sender, m)
 	case messages.SetPodRanges:

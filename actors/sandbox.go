@@ -18,6 +18,8 @@ import (
 //	in        on                      does                                            to
 //	(spawned) RunPod                  the first step                                  starting
 //	(spawned) adopt                   compares the record with the node               any
+//	(spawned) RestorePod              the same; after the last step, the containers   starting
+//	starting  all of them created     answers: see restore.go                         ready
 //	starting  RunPod                  joins the waiters: no second start              starting
 //	starting  step done               next step; after the last, answers              starting, ready
 //	starting  step failed, StopPod,   cancels, undoes all, answers the first error    gone; notReady
@@ -68,6 +70,7 @@ type sandbox struct {
 	broken                      map[string][]postponed // children given up, with what waits for them
 	names                       map[string]string      // container name and attempt → id
 	forwards                    map[string]*actor.PID  // forwarded ports under way
+	restoring                   *restoration           // until the pod is ready
 }
 
 // adopt hands a pod its records after the daemon's death; without records it
@@ -80,7 +83,7 @@ type adopt struct {
 // isRequest: somebody wants something of a pod or its containers.
 func isRequest(m any) bool {
 	switch m.(type) {
-	case messages.RunPod, messages.Addressed, forContainer:
+	case messages.RunPod, restorePod, messages.Addressed, forContainer:
 		return true
 	}
 	return false
@@ -128,6 +131,10 @@ func (s *sandbox) Receive(ctx actor.Context) {
 		}
 	case messages.RunPod:
 		s.onRun(ctx, m)
+	case restorePod:
+		s.onRestore(ctx, m.RestorePod)
+	case restored:
+		s.onRestored(m)
 	case messages.StopPod:
 		s.onStop(ctx.Sender())
 	case messages.RemovePod:
@@ -254,7 +261,7 @@ func (s *sandbox) record() func(podPlan, []string, bool) []byte {
 	conf := s.conf
 	return func(plan podPlan, done []string, complete bool) []byte {
 		state := messages.PodStarting
-		if complete {
+		if complete && plan.Restore == "" { // else its containers are to come
 			state = messages.PodReady
 		}
 		return encode(podRecord{Version: recordVersion, Config: conf, State: state, Done: done, Plan: plan})
@@ -280,6 +287,9 @@ func (s *sandbox) putOff(sender *actor.PID, m any) {
 	if f, ok := m.(forContainer); ok {
 		m = f.m
 	}
+	if r, ok := m.(restorePod); ok {
+		m = r.RestorePod
+	}
 	if _, fact := m.(processFact); !fact {
 		s.env.System.Root.RequestWithCustomSender(s.env.nodePID, m, sender)
 	}
@@ -290,27 +300,46 @@ func (s *sandbox) putOff(sender *actor.PID, m any) {
 func (s *sandbox) onRun(ctx actor.Context, m messages.RunPod) {
 	switch s.state {
 	case "":
-		conf, err := proto.Marshal(m.Config)
-		if err != nil {
-			panic(err) // it came out of the same library a moment ago
-		}
-		s.conf = conf
-		s.plan = podPlan{ID: s.id, Config: m.Config, Handler: m.Handler, ShmSize: m.ShmSize, CreatedAt: s.env.Clock.Now()}
 		s.running.join(ctx.Sender())
-		s.become(messages.PodStarting, "")
-		s.forth()
+		s.begin(podPlan{Config: m.Config, Handler: m.Handler, ShmSize: m.ShmSize})
 	case messages.PodStarting:
+		if s.plan.Restore != "" {
+			s.refuse(ctx.Sender())
+			return
+		}
 		s.running.join(ctx.Sender())
 	case messages.PodReady:
 		s.env.reply(ctx.Sender(), s.id, nil)
 	default:
-		s.env.reply(ctx.Sender(), nil, messages.Errorf(messages.Exists,
-			"pod %s/%s attempt %d exists already as %s and is %s: remove it or raise the attempt",
-			m.Config.GetMetadata().GetNamespace(), m.Config.GetMetadata().GetName(), m.Config.GetMetadata().GetAttempt(), s.id, s.state))
+		s.refuse(ctx.Sender())
 	}
 }
 
+// begin takes the first step, of a new pod or of a restored one.
+func (s *sandbox) begin(plan podPlan) {
+	conf, err := proto.Marshal(plan.Config)
+	if err != nil {
+		panic(err) // it came out of the same library a moment ago
+	}
+	plan.ID, plan.CreatedAt = s.id, s.env.Clock.Now()
+	s.conf, s.plan = conf, plan
+	s.become(messages.PodStarting, "")
+	s.forth()
+}
+
+// refuse answers who asks for a pod that is there and is not to be had.
+func (s *sandbox) refuse(sender *actor.PID) {
+	m := s.plan.Config.GetMetadata()
+	s.env.reply(sender, nil, messages.Errorf(messages.Exists,
+		"pod %s/%s attempt %d exists already as %s and is %s: remove it or raise the attempt",
+		m.GetNamespace(), m.GetName(), m.GetAttempt(), s.id, s.state))
+}
+
 func (s *sandbox) arrived() {
+	if s.plan.Restore != "" {
+		s.restoreContainers()
+		return
+	}
 	s.become(messages.PodReady, "")
 	s.running.answer(s.env, s.id, nil)
 	s.pauseExited()
@@ -376,7 +405,7 @@ func (s *sandbox) onStop(sender *actor.PID) {
 	switch s.state {
 	case messages.PodStarting:
 		s.stopping.join(sender)
-		s.abort(s.wasEnded("stopped"))
+		s.end(s.wasEnded("stopped"))
 	case messages.PodReady, messages.PodNotReady:
 		s.stopping.join(sender)
 		s.beginStop()
@@ -389,7 +418,7 @@ func (s *sandbox) onRemove(sender *actor.PID) {
 	s.removing.join(sender)
 	switch s.state {
 	case messages.PodStarting:
-		s.abort(s.wasEnded("removed"))
+		s.end(s.wasEnded("removed"))
 	case messages.PodReady:
 		s.beginStop()
 	case messages.PodNotReady:

@@ -103,6 +103,7 @@ func (s *sandbox) onContainerGone(ctx actor.Context, m containerGone) {
 		ctx.Poison(pid)
 	}
 	s.unname(m.id)
+	s.lostChild(m.id, m.err)
 	m.started.answer(s.env, nil, m.err)
 	m.callers.answer(s.env, messages.None{}, nil)
 	s.goOn()

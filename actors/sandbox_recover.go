@@ -112,6 +112,11 @@ func (s *sandbox) resume(f found, spawn func(string) *actor.PID) {
 	case messages.PodStarting: // its caller is gone; a retry starts afresh
 		s.first = messages.Errorf(messages.Unavailable, "the daemon ended while pod %s was starting", podName(s.plan.Config))
 		s.become(messages.PodStarting, "")
+		if len(s.children) > 0 { // a restore was cut off: they go first
+			s.become(messages.PodRemoving, s.first.Error())
+			s.goOn()
+			return
+		}
 		s.unwind(onRemove, true)
 	case messages.PodReady:
 		s.become(messages.PodReady, "")

@@ -45,6 +45,7 @@ type podPlan struct {
 	Cgroup     string                    `json:"cgroup,omitempty"`
 	ShmSize    int64                     `json:"shmSize,omitempty"`
 	PausePid   int                       `json:"pausePid,omitempty"`
+	Restore    string                    `json:"restore,omitempty"`  // the checkpoint it is being made of, until it is ready
 	Children   []string                  `json:"children,omitempty"` // with a record, when one without was found
 	Told       bool                      `json:"told,omitempty"`     // to the node's plugins
 }
@@ -141,7 +142,7 @@ func stopPause(ctx context.Context, n *backends.Node, p *podPlan) error {
 // the pod's network and namespaces go.
 func dropStrays(ctx context.Context, n *backends.Node, p *podPlan) error {
 	var errs []error
-	for _, holder := range []backends.Holder{n.Runtime, n.Bundles, n.Volumes, n.Rootfs} {
+	for _, holder := range []backends.Holder{n.Runtime, n.Checkpoints, n.Bundles, n.Volumes, n.Rootfs} {
 		held, err := holder.Held(ctx)
 		errs = append(errs, err)
 		for _, h := range held {

@@ -39,7 +39,7 @@ type Node struct {
 // Holders are the backends that hold something on the node, in the order in
 // which leftovers must be dropped: processes first, records last.
 func (n *Node) Holders() []Holder {
-	return []Holder{n.Runtime, n.Bundles, n.Volumes, n.Rootfs, n.Network, n.Files, n.Namespaces, n.Cgroups, n.Journal}
+	return []Holder{n.Runtime, n.Checkpoints, n.Bundles, n.Volumes, n.Rootfs, n.Network, n.Files, n.Namespaces, n.Cgroups, n.Journal}
 }
 
 // Held is something a backend holds under our names.
@@ -267,6 +267,10 @@ type ProcessRequest struct {
 	TTY            bool
 	Pause          bool // the pod's pause process
 	Handler        string
+	// Images is a directory with CRIU's images in checkpoint: Start restores the
+	// processes in it instead of running the bundle's command. They are refused
+	// (Precondition) when they have more rights than the bundle gives.
+	Images string
 }
 
 // ExecRequest is a command to run in a running container.

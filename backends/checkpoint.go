@@ -36,6 +36,24 @@ type Checkpoints interface {
 	// Check says whether a pod's checkpoint fits what it is to be restored as;
 	// kind Invalid when it does not.
 	Check(ctx context.Context, r RestoreRequest) error
+
+	// Holder: what Unpack made for containers, until Forget.
+	Holder
+	// Unpack takes one container out of a pod's checkpoint: CRIU's images into a
+	// directory, which it gives; what the container had written and deleted into
+	// its mounted root. The archive is not believed: what leads out of the root,
+	// device nodes and more bytes than the archive has are refused (Invalid).
+	Unpack(ctx context.Context, r UnpackRequest) (images string, err error)
+	// Forget removes the directory. It can be repeated.
+	Forget(ctx context.Context, pod, container string) error
+}
+
+// UnpackRequest names a container of a pod's checkpoint and what it becomes.
+type UnpackRequest struct {
+	Dir            string // of the pod's checkpoint
+	Name           string // the container's in it
+	Pod, Container string // ids of the new ones
+	Rootfs         string // mounted
 }
 
 // CheckpointRequest is a checkpoint to be made: of one container as an archive

@@ -104,8 +104,15 @@ func (s *Server) RestorePod(ctx context.Context, r *runtime.RestorePodRequest) (
 	if err != nil {
 		return nil, err
 	}
+	if err := refuseMapped(r); err != nil {
+		return nil, err
+	}
+	shm, err := s.shmSize(handler, r.GetConfig().GetAnnotations())
+	if err != nil {
+		return nil, err
+	}
 	made, err := ask(ctx, s.node, messages.RestorePod{
-		Call: callOf(ctx), Dir: r.GetCheckpointPath(), Handler: handler, Config: r.GetConfig(), Containers: r.GetContainerConfigs(),
+		Call: callOf(ctx), Dir: r.GetCheckpointPath(), Handler: handler, ShmSize: shm, Config: r.GetConfig(), Containers: r.GetContainerConfigs(),
 	})
 	if err != nil {
 		return nil, err
@@ -115,6 +122,20 @@ func (s *Server) RestorePod(ctx context.Context, r *runtime.RestorePodRequest) (
 		response.RestoredContainers = append(response.RestoredContainers, &runtime.RestoredContainer{Name: name, ContainerId: made.Containers[name]})
 	}
 	return response, nil
+}
+
+// refuseMapped: the files in a checkpoint belong to the users of the old pod's
+// mapping, and CRIU does not join a user namespace that is there already.
+func refuseMapped(r *runtime.RestorePodRequest) error {
+	if o := r.GetConfig().GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions(); o != nil && o.GetMode() == runtime.NamespaceMode_POD {
+		return messages.Errorf(messages.Precondition, "a pod in a user namespace cannot be restored: start it anew")
+	}
+	for _, c := range r.GetContainerConfigs() {
+		if c.GetLinux().GetSecurityContext().GetNamespaceOptions().GetPid() == runtime.NamespaceMode_TARGET {
+			return messages.Errorf(messages.Precondition, "container %s in the PID namespace of another one cannot be restored: start it anew", c.GetMetadata().GetName())
+		}
+	}
+	return nil
 }
 
 // checkpoints says whether what is asked is switched on.

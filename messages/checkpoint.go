@@ -38,6 +38,7 @@ type RestorePod struct {
 	Call
 	Dir        string
 	Handler    string
+	ShmSize    int64 // as in RunPod
 	Config     *runtime.PodSandboxConfig
 	Containers []*runtime.ContainerConfig
 }

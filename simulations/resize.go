@@ -70,6 +70,9 @@ func (k *pod) checkpoint(id string) {
 			return
 		}
 	}
+	if _, whole := req.(messages.CheckpointPod); whole && w.chance(0.5) {
+		k.restore(id, place)
+	}
 	if w.life == life && !life.dead && slices.Contains(w.Node.Frozen(), id) {
 		w.fail("container %s is paused after its checkpoint was answered", id)
 	}

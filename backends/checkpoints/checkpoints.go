@@ -1,5 +1,5 @@
 // Package checkpoints makes checkpoints of containers and pods from CRIU's
-// images and from what the containers wrote. A container's checkpoint is one
+// images and from what the containers wrote, and takes them apart again. A container's checkpoint is one
 // archive with the file names that checkpointctl, CRI-O and the kubelet know;
 // a pod's is a directory with one such archive for each container and a list of
 // them (pod.options, pod.dump).
@@ -60,6 +60,9 @@ func New(c Config) (*Backend, error) {
 		return nil, fmt.Errorf("checkpoints: %w", err)
 	}
 	for _, e := range left {
+		if strings.HasPrefix(e.Name(), restorePrefix) {
+			continue
+		}
 		dir := filepath.Join(c.Work, e.Name())
 		if output, err := os.ReadFile(filepath.Join(dir, note)); err == nil {
 			if err := clearOutput(string(output)); err != nil {

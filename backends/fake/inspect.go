@@ -27,7 +27,7 @@ func (n *Node) Empty() (left []string) {
 
 // held is what all backends hold.
 func (n *Node) held() []backends.Held {
-	return slices.Concat(n.heldProcesses(), n.heldBundles(), n.heldVolumes(), n.heldRoots(), n.heldAddresses(),
+	return slices.Concat(n.heldProcesses(), n.heldCheckpoints(), n.heldBundles(), n.heldVolumes(), n.heldRoots(), n.heldAddresses(),
 		n.heldFiles(), n.heldPins(), n.heldCgroups(), n.heldRecords())
 }
 

@@ -51,11 +51,12 @@ type Node struct {
 	disk        disk
 	pins        map[string]*pins // by pod
 	network     network
-	files       map[string]*podFiles // by pod
-	cgroups     map[string]string    // ours, by pod
-	podLimits   map[string]string    // of ours, by pod
-	captures    map[string]bool      // checkpoints under way, by where they go
-	written     map[string]bool      // checkpoints that are whole
+	files       map[string]*podFiles  // by pod
+	cgroups     map[string]string     // ours, by pod
+	podLimits   map[string]string     // of ours, by pod
+	captures    map[string]bool       // checkpoints under way, by where they go
+	written     map[string]bool       // checkpoints that are whole
+	unpacked    map[backends.Key]bool // for containers to be restored
 	roots       map[backends.Key]*root
 	volumes     map[backends.Key]*volumes
 	bundles     map[backends.Key]*bundle
@@ -76,7 +77,7 @@ func New(c Config) *Node {
 	n := &Node{
 		conf: c, hook: c.Hook, serial: 1000, disk: disk{size: c.Disk},
 		pins: map[string]*pins{}, files: map[string]*podFiles{},
-		cgroups: map[string]string{}, podLimits: map[string]string{}, captures: map[string]bool{}, written: map[string]bool{},
+		cgroups: map[string]string{}, podLimits: map[string]string{}, captures: map[string]bool{}, written: map[string]bool{}, unpacked: map[backends.Key]bool{},
 		roots: map[backends.Key]*root{}, volumes: map[backends.Key]*volumes{},
 		bundles: map[backends.Key]*bundle{}, missing: map[string]bool{}, registry: map[string]published{}, unreachable: map[string]bool{},
 		records: map[backends.Key]*record{}, excused: map[backends.Key]bool{},

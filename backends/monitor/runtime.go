@@ -19,9 +19,13 @@ func (c *Client) Create(ctx context.Context, r backends.ProcessRequest) (message
 	if err != nil {
 		return messages.ProcessState{}, err
 	}
-	st, err := call[wire.State](ctx, c, wire.OpCreate, wire.Create{
+	op := wire.OpCreate
+	if r.Images != "" {
+		op = wire.OpCreateRestored
+	}
+	st, err := call[wire.State](ctx, c, op, wire.Create{
 		Ref: wire.Ref{Pod: r.Pod, Container: r.Container}, Bundle: r.Bundle, LogPath: r.LogPath,
-		Stdin: r.Stdin, StdinOnce: r.StdinOnce, TTY: r.TTY, Pause: r.Pause, Runtime: rt,
+		Stdin: r.Stdin, StdinOnce: r.StdinOnce, TTY: r.TTY, Pause: r.Pause, Runtime: rt, Images: r.Images,
 	})
 	return processState(st), err
 }

@@ -63,6 +63,11 @@ type record struct {
 	TTY        bool   `json:"tty,omitempty"`
 	StartError string `json:"startError,omitempty"` // what Start will answer: the engine found it early
 
+	// Images is where CRIU's images are of a container that is restored by its
+	// start; Stdin belongs to what is needed for that.
+	Images string `json:"images,omitempty"`
+	Stdin  bool   `json:"stdin,omitempty"`
+
 	// Runtime is the OCI runtime that made it; nil: libcontainer. All that is
 	// needed stands here, whatever the daemon's configuration has become.
 	Runtime *wire.Runtime `json:"runtime,omitempty"`
@@ -111,6 +116,7 @@ func (c *container) start(ctx context.Context) (wire.State, error) {
 	defer c.release()
 	c.mu.Lock()
 	status, startError := c.record.Status, c.record.StartError
+	images := c.record.Images
 	if status == wire.Created && startError == "" {
 		c.record.StartedAt = time.Now().UTC()
 	}
@@ -123,6 +129,9 @@ func (c *container) start(ctx context.Context) (wire.State, error) {
 		return wire.State{}, failf(wire.Internal, "%s", startError)
 	case status != wire.Created:
 		return wire.State{}, failf(wire.Precondition, "container %s cannot be started: it is %s", c.ref.Key(), c.state().Status)
+	}
+	if images != "" {
+		return c.restore(ctx)
 	}
 	// A start that was cut off may have had its effect.
 	if err := c.engine.start(ctx); err != nil && c.engine.status() != wire.Running {
@@ -146,6 +155,12 @@ func (c *container) start(ctx context.Context) (wire.State, error) {
 
 // signal sends a signal to init, or to all processes of the container.
 func (c *container) signal(sig unix.Signal, all bool) error {
+	if c.waitsForRestore() {
+		if sig == unix.SIGKILL { // there is no process yet: this is its end
+			c.exited(exitStatus{code: 128 + int32(sig), signal: int(sig)}, false)
+		}
+		return nil
+	}
 	if all {
 		return c.signalAll(sig)
 	}

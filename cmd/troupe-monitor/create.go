@@ -34,7 +34,10 @@ func (m *monitor) create(ctx context.Context, r wire.Create) (wire.State, error)
 	}
 	if err := c.make(ctx, r); err != nil {
 		kind := wire.Internal
+		var said *wire.Error
 		switch {
+		case errors.As(err, &said):
+			kind = said.Kind
 		case errors.Is(err, unix.ENOSPC):
 			kind = wire.NoSpace
 		case errors.Is(err, os.ErrNotExist) && c.engine == nil:
@@ -73,6 +76,10 @@ func (c *container) make(ctx context.Context, r wire.Create) error {
 	c.shared = sharesPIDs(spec)
 	c.cgroup = cgroup // from now on Delete can kill what is being made
 	c.mu.Unlock()
+	if r.Images != "" {
+		rec.Images, rec.Stdin = r.Images, r.Stdin
+		return c.keepForRestore(rec, spec)
+	}
 	// First the record: whatever is made from here on has a name to find it by.
 	if err := writeJSON(c.m.container(r.Key()), rec); err != nil {
 		return err

@@ -39,6 +39,10 @@ type engine interface {
 	// dump writes CRIU's images of the container's processes into one
 	// directory and its log (dump.log) into the other; they run on.
 	dump(ctx context.Context, images, work string) error
+	// restore makes the init process, and all that came of it, out of CRIU's
+	// images and puts its pid and reap into p: they run when it returns. An
+	// error may leave something for destroy.
+	restore(ctx context.Context, p *process, images, work string) error
 	// status is wire.Created or wire.Running when the init process that an
 	// earlier monitor made still is that process, else wire.Exited.
 	status() string

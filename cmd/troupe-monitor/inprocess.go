@@ -4,11 +4,13 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
 
 	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/troupe-run/troupe/backends/monitor/wire"
 )
@@ -16,7 +18,9 @@ import (
 // inProcess is libcontainer, linked into the monitor.
 type inProcess struct {
 	c  *container
-	lc *libcontainer.Container
+	lc *libcontainer.Container // nil: it is being restored
+
+	unborn *configs.Config // what it is restored with
 
 	// starting is held while a process is made and while limits are set: in
 	// between, libcontainer's configuration is not one to start with.
@@ -85,6 +89,12 @@ func (e *inProcess) status() string {
 
 // destroy removes libcontainer's state and the cgroup.
 func (e *inProcess) destroy() error {
+	if e.lc == nil { // there is no more than the cgroup and the directory
+		if err := e.c.cgroup.Destroy(); err != nil {
+			return fmt.Errorf("remove the cgroup: %w", err)
+		}
+		return os.RemoveAll(filepath.Join(e.c.m.state(), e.c.ref.Key()))
+	}
 	done := e.c.m.children.forking() // it runs the poststop hooks
 	defer done()
 	err := e.lc.Destroy()

@@ -67,6 +67,8 @@ func (c *container) load(rec record) error {
 		return nil // its create did not succeed: nothing but Delete is possible
 	case rec.StartError != "":
 		return nil // it still waits for Start
+	case rec.Images != "" && rec.Status == wire.Created && (c.engine == nil || c.engine.status() == wire.Exited):
+		return nil // so does this one
 	}
 	if c.engine != nil {
 		watched, err := c.watchForeign()

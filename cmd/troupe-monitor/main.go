@@ -42,6 +42,9 @@ func init() {
 	if len(os.Args) == 6 && os.Args[1] == dumpCommand {
 		os.Exit(runDump(os.Args[2], os.Args[3], os.Args[4], os.Args[5]))
 	}
+	if len(os.Args) == 3 && os.Args[1] == restoreCommand {
+		os.Exit(runRestore(os.Args[2]))
+	}
 	if len(os.Args) == 2 && os.Args[1] == compileCommand {
 		os.Exit(compileProfile())
 	}

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -70,6 +71,13 @@ func (m *monitor) handle(ctx context.Context, op string, body json.RawMessage) (
 	switch op {
 	case wire.OpCreate:
 		return with(body, func(r wire.Create) (any, error) { return m.create(ctx, r) })
+	case wire.OpCreateRestored:
+		return with(body, func(r wire.Create) (any, error) {
+			if !filepath.IsAbs(r.Images) {
+				return nil, failf(wire.Invalid, "create container %s: %q is no directory of images", r.Key(), r.Images)
+			}
+			return m.create(ctx, r)
+		})
 	case wire.OpStart:
 		return with(body, func(r wire.Ref) (any, error) {
 			c, err := m.mustFind(r)

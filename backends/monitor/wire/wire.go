@@ -20,9 +20,12 @@ const (
 	OpFreeze = "freeze" // Freeze → nothing
 	OpThaw   = "thaw"   // Freeze → nothing
 	OpDump   = "dump"   // Dump → nothing
-	OpList   = "list"   // nothing → []State
-	OpQuit   = "quit"   // nothing → nothing; refused while there are containers
-	OpCancel = "cancel" // Cancel; not answered
+	// A request of its own, so that an older monitor does not take it for a
+	// create and run the command from its beginning.
+	OpCreateRestored = "createRestored" // Create with Images → State
+	OpList           = "list"           // nothing → []State
+	OpQuit           = "quit"           // nothing → nothing; refused while there are containers
+	OpCancel         = "cancel"         // Cancel; not answered
 )
 
 // EventExit is pushed with a State when an init process has ended.
@@ -80,6 +83,10 @@ type Create struct {
 
 	// Runtime is the OCI runtime to make the container with; nil: libcontainer.
 	Runtime *Runtime `json:"runtime,omitempty"`
+
+	// Images is where CRIU's images are (in checkpoint): the container has no
+	// process until Start restores them. Only with OpCreateRestored.
+	Images string `json:"images,omitempty"`
 }
 
 // Runtime says how an OCI runtime is run. It is all the monitor knows about a

@@ -87,6 +87,6 @@ var otherOptions = []Option{
 	known("crio.tracing.tracing_sampling_rate_per_million", 0, noTracing),
 
 	honoured(checkpointTable+".container_level_enabled", "checkpoint_only", func(c *Config) *string { return &c.Checkpoints.Level },
-		"none, checkpoint_only (CheckpointContainer, CheckpointPod) or checkpoint_restore (RestorePod as well, which refuses for now).",
+		"none, checkpoint_only (CheckpointContainer, CheckpointPod) or checkpoint_restore (RestorePod as well).",
 		oneOf("none", "checkpoint_only", "checkpoint_restore")),
 }
