@@ -122,7 +122,8 @@ func runSuite(ctx context.Context, suite, socket string, p pass, o options, repo
 	}
 	defer out.Close()
 	args := []string{
-		"-runtime-endpoint", "unix://" + socket, "-runtime-handler", o.handler,
+		"-runtime-endpoint", "unix://" + socket, "-image-endpoint", "unix://" + socket, // else it heeds /etc/crictl.yaml
+		"-runtime-handler", o.handler,
 		"-ginkgo.no-color", "-ginkgo.timeout", "45m", "-ginkgo.json-report", report,
 	}
 	if p.nodes > 1 { // ginkgo takes even -parallel 1 for a mistake
