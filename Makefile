@@ -18,7 +18,7 @@ TOOLS        := .cache/tools/bin
 RACE := ./messages/... ./actors/... ./supervisor/... ./cri/... ./cmd/troupe/...
 
 .DEFAULT_GOAL := help
-.PHONY: sim help setup build test e2e critest vm lint bench demo install deps clean tools peers kubelet kubelet-test unit race kernel
+.PHONY: sim help setup build test e2e critest vm-test lint bench demo install deps clean tools peers kubelet kubelet-test unit race kernel
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,8 +59,8 @@ kubelet-test: build kubelet ## run pods under a real kubelet and API server; a l
 	@CGO_ENABLED=0 go build -trimpath -o .cache/report ./e2e/report
 	@CGO_ENABLED=0 go test -json -count=1 -timeout 20m -parallel 24 -tags kubelet,$(PURE_TAGS) $(if $(RUN),-run '$(RUN)') ./e2e/kubelet | ./.cache/report -log .cache/kubelet-test.log
 
-vm: build tools ## run the end-to-end checks in a Debian guest with systemd and cgroup v2 (as root)
-	@./e2e/vm.sh
+vm-test: build tools $(TOOLS)/critest ## test in a Debian guest: systemd, cgroup v2, AppArmor, two kernels, a reboot; PARTS= KERNELS= (as root)
+	@KERNELS='$(KERNELS)' ./e2e/vm.sh $(PARTS)
 
 critest: build tools $(TOOLS)/critest ## run the CRI conformance suite, then in parallel; FOCUS= runs a part, HANDLER= another handler (as root)
 	@CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o $(TOOLS)/critest-standin ./e2e/critest/standin

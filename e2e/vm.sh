@@ -1,14 +1,20 @@
 #!/bin/bash
-# Runs Troupe in a Debian guest with systemd and pure cgroup v2 (shared/vm): the
-# tests of the backends that touch the kernel, end-to-end tests with the
-# cgroupfs manager, and e2e/vm with the units installed and the systemd manager.
-# Usage: vm.sh [PART...]   PART is one of: cgroups namespaces rootfs bundles stats monitor e2e vm
-# KERNEL=new takes the newest kernel of backports instead of the release's (PIDFD_INFO_EXIT: with
-# it alone the exit codes of containers are known that outlived their monitor).
-# Needs root, what `make build tools` makes, and shared/vm (VM names another place).
+# Tests Troupe in a Debian guest (shared/vm) with systemd as process 1, cgroup v2
+# alone and AppArmor on. Usage: vm.sh [PART...]; a PART is one of
+#   vm       the units installed as on a node, the systemd cgroup manager (e2e/vm)
+#   critest  critest's AppArmor cases
+#   reboot   what a kubelet sees after one: two boots on one disk (e2e/vm)
+#   e2e      the end-to-end tests that a cgroup, a user namespace or AppArmor may change
+#   cgroups namespaces rootfs bundles stats monitor   backends/PART
+# KERNELS names the kernels: "stable" is the release's, "new" the newest of
+# backports (PIDFD_INFO_EXIT: only with it are exit codes known of containers
+# that outlived their monitor). Without PART, stable runs all and new those that
+# depend on the kernel. Needs root, what `make build tools critest` makes, and
+# shared/vm (VM names another place). The last line has the sums.
 set -euo pipefail
 TAGS=containers_image_openpgp,exclude_graphdriver_btrfs
-PARTS=(cgroups namespaces rootfs bundles stats monitor e2e vm)
+stable=(vm critest reboot e2e cgroups namespaces rootfs bundles stats monitor)
+new=(vm critest reboot monitor)
 
 # What the guest runs of each part. It is emulated and ten times slower than the
 # host: left out are tests that repeat something fifty times, or that look at
@@ -16,64 +22,141 @@ PARTS=(cgroups namespaces rootfs bundles stats monitor e2e vm)
 arguments() {
   case $1 in
     monitor) echo "-test.skip FiftyRuns|TwentyContainers|CappedAt16MiB" ;;
-    e2e) echo "-test.run ^Test(ResourcesAreInTheCgroup|AContainerOutOfMemoryIsReportedOOMKilled|PodsSurviveTheDaemonsDeath|APodInAUserNamespace|AUserNamespaceSurvivesTheDaemonsDeath|AUserNamespaceWithTheNodesNetwork|MasksAndReadOnlyPathsHold)$" ;;
+    vm) echo "-test.skip AReboot" ;;
+    before | after) echo "-test.run ^Test${1^}AReboot" ;;
+    e2e) echo "-test.run ^Test(ResourcesAreInTheCgroup|AContainerOutOfMemoryIsReportedOOMKilled|PodsSurviveTheDaemonsDeath|AContainerIsResizedInPlace|AResizeThatIsRefused.*|StatsShow.*|ThePodsStats.*|APodInAUserNamespace|AUserNamespaceWith.*|UsersOfAUserNamespace.*|MasksAndReadOnlyPathsHold)$" ;;
     *) ;;
   esac
 }
 
+# program and directory are where a part's tests are.
+program() { case $1 in before | after | reboot) echo vm ;; *) echo "$1" ;; esac; }
+directory() { case $1 in e2e) echo e2e ;; vm) echo e2e/vm ;; critest) echo e2e/critest ;; *) echo "backends/$1" ;; esac; }
+
 inside() { # in the guest, where the project is /project
   export PATH=/project/.cache/vm:$PATH TROUPE_TEST_MONITOR=/project/bin/troupe-monitor TROUPE_TEST_SLOWNESS=10
+  local part program code
   for part in "$@"; do
-    case $part in e2e | vm) dir=${part/#vm/e2e/vm} ;; *) dir=backends/$part ;; esac
+    program=$(program "$part") code=0 SECONDS=0
     echo "== $part"
-    cd "/project/$dir"
-    # shellcheck disable=SC2046 # the arguments are words
-    "/project/.cache/vm/$part.test" -test.v -test.timeout 15m $(arguments "$part") 2>&1 || echo "== $part failed"
+    cd "/project/$(directory "$program")"
+    if [ "$part" = critest ]; then
+      # It loads its profiles by sudo, which the guest has not, being root already.
+      printf '#!/bin/sh\nexec "$@"\n' >/usr/local/bin/sudo
+      chmod 0755 /usr/local/bin/sudo
+      critest-run -focus AppArmor -parallel 0 -out /var/tmp/critest 2>&1 || { code=$?; cat /var/tmp/critest/*.log; }
+    else
+      # shellcheck disable=SC2046 # the arguments are words
+      "/project/.cache/vm/$program.test" -test.v -test.timeout 15m $(arguments "$part") 2>&1 || code=$?
+    fi
+    echo "== $part ended with $code after $SECONDS s"
   done
 }
 
+# build makes real files below .cache/vm: the guest sees only this tree, and
+# .cache/tools may be a link out of it. It has no network to install from.
 build() {
   mkdir -p .cache/vm
-  for part in "$@"; do
-    case $part in e2e | vm) dir=${part/#vm/e2e/vm} tags=vm,$TAGS ;; *) dir=backends/$part tags=$TAGS ;; esac
-    CGO_ENABLED=0 go test -c -tags "$tags" -o ".cache/vm/$part.test" "./$dir"
+  local part
+  for part in $(for part in "$@"; do program "$part"; done | sort -u); do
+    case $part in
+      critest)
+        CGO_ENABLED=0 go build -trimpath -o .cache/vm/critest-run ./e2e/critest
+        CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o .cache/vm/critest-standin ./e2e/critest/standin
+        tools critest ginkgo busybox-dynamic ;;
+      *) CGO_ENABLED=0 go test -c -tags "vm,$TAGS" -o ".cache/vm/$part.test" "./$(directory "$part")" ;;
+    esac
   done
-  cp "$(command -v docker-registry)" .cache/vm/ # the guest has no network to install it from
+  tools crictl
+  cp "$(command -v docker-registry)" .cache/vm/
 }
 
-# summary reads the log: every test once, and a part that ended in another way
-# than by a failed test (a panic, a crash of the guest) as one that failed.
-summary() {
-  awk -v parts="$*" '
-    /^== [a-z0-9]+$/ { part = $2; seen[part] = 1 }
-    /^--- PASS: / { passed++ }
-    /^--- SKIP: / { skipped++ }
-    /^--- FAIL: / { failed++; bad[part]++; print "failed: " part " " $3 }
-    /^== [a-z0-9]+ failed$/ { broke[$2] = 1 }
+tools() {
+  local name
+  for name in "$@"; do cp -L ".cache/tools/bin/$name" .cache/vm/; done
+}
+
+guest() { # KERNEL [OPTION...] -- PART...
+  local options=()
+  while [ "$1" != -- ]; do options+=("$1"); shift; done
+  shift
+  "$vm/run" "${options[@]}" --share "$PWD" --timeout 3000 -- /bin/bash /project/e2e/vm.sh --inside "$@" 2>&1 |
+    tee -a "$log" | grep --line-buffered -E '^(== |--- |critest: |(PASS|FAIL|SKIP) .|panic:)' || true
+}
+
+disk=troupe-vm-test-$$
+drop_disk() { rm -f "${VM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/runtime-vm}/disks/$disk".qcow2*; }
+
+# on runs parts under a kernel.
+on() {
+  local kernel=$1 part once=() expected=()
+  shift
+  for part in "$@"; do
+    if [ "$part" = reboot ]; then expected+=(before after); else once+=("$part") expected+=("$part"); fi
+  done
+  log=$PWD/.cache/vm/$kernel.log
+  : >"$log"
+  echo "kernel $kernel: $*; everything is written to $log"
+  [ ${#once[@]} = 0 ] || guest --kernel "$kernel" -- "${once[@]}"
+  if [ ${#once[@]} -lt ${#expected[@]} ]; then
+    drop_disk
+    guest --kernel "$kernel" --keep-disk "$disk" -- before
+    guest --kernel "$kernel" --keep-disk "$disk" -- after
+    drop_disk
+  fi
+  summarize "$kernel" "${expected[@]}" >>.cache/vm/summary
+}
+
+# summarize reads a log: every test once, with its first complaint, and a part
+# that ended in another way than by a failed test (a panic, a crash of the
+# guest) as one that failed. Its lines are "passed", "skipped WHAT" or "failed WHAT".
+summarize() {
+  awk -v kernel="$1" -v parts="${*:2}" '
+    function item(how, name, reason) { print how " " part " " name " (kernel " kernel ")" (reason == "" ? "" : ": " reason) }
+    /^== [a-z0-9]+$/ { part = $2 }
+    /^== [a-z0-9]+ ended with / { ended[$2] = 1; if ($5 != 0 && !bad[$2]) item("failed", "itself", "exit status " $5); part = "" }
+    /^=== RUN / { why = "" }
+    /^ +[^ ]+\.go:[0-9]+: / && why == "" { why = $0; sub(/^ +[^ ]+\.go:[0-9]+: /, "", why) }
+    /^--- PASS: / { print "passed" }
+    /^--- SKIP: / { item("skipped", $3, why); why = "" }
+    /^--- FAIL: / && part != "critest" { bad[part] = 1; item("failed", $3, why); why = "" }
+    part == "critest" && /^FAIL ./ { bad[part] = 1; item("failed", substr($0, 6)) }
+    part == "critest" && /^SKIP ./ { item("skipped", substr($0, 6)) }
+    part == "critest" && /^critest: [0-9]+ passed/ { for (i = 0; i < $2; i++) print "passed" }
     END {
       n = split(parts, all, " ")
-      for (i = 1; i <= n; i++)
-        if (!seen[all[i]] || (broke[all[i]] && !bad[all[i]])) { failed++; print "failed: " all[i] " did not get to its end" }
-      if (skipped) print skipped " skipped: they need cgroup v1"
-      print passed + 0 " passed, " failed + 0 " failed"
-      exit failed > 0
+      for (i = 1; i <= n; i++) if (!ended[all[i]]) { part = all[i]; item("failed", "itself", "did not get to its end") }
     }' "$log"
 }
 
-if [ "${1-}" = --inside ]; then
-  shift
-  inside "$@"
+# main is one command, so that an edit of this file does not reach a run that is under way.
+main() {
+  if [ "${1-}" = --inside ]; then
+    shift
+    inside "$@"
+    exit
+  fi
+  cd "$(dirname "$0")/.."
+  vm=${VM:-$PWD/../shared/vm}
+  [ -x "$vm/run" ] || { echo "no $vm/run: set VM to the folder shared/vm, which makes and boots the guest" >&2; exit 2; }
+  [ "$(id -u)" = 0 ] || { echo "needs root, to make the guest" >&2; exit 2; }
+  local part kernel passed failed
+  for part in "$@"; do
+    [[ " ${stable[*]} " == *" $part "* ]] || { echo "no part $part; there are: ${stable[*]}" >&2; exit 2; }
+  done
+  "$vm/build"
+  build "${@:-${stable[@]}}"
+  rm -f .cache/vm/summary
+  trap drop_disk EXIT
+  for kernel in ${KERNELS:-stable new}; do
+    declare -n usual=$kernel
+    on "$kernel" "${@:-${usual[@]}}"
+  done
+  grep -v '^passed$' .cache/vm/summary || true
+  passed=$(grep -c '^passed$' .cache/vm/summary || true) failed=$(grep -c '^failed ' .cache/vm/summary || true)
+  echo "$passed passed, $failed failed"
+  [ "$failed" = 0 ] && [ "$passed" -gt 0 ]
   exit
-fi
+}
 
-cd "$(dirname "$0")/.."
-vm=${VM:-$PWD/../shared/vm}
-[ -x "$vm/run" ] || { echo "no $vm/run: set VM to the folder shared/vm, which makes and boots the guest" >&2; exit 2; }
-[ "$(id -u)" = 0 ] || { echo "needs root, to make the guest" >&2; exit 2; }
-[ $# -gt 0 ] || set -- "${PARTS[@]}"
-"$vm/build"
-build "$@"
-log=$PWD/.cache/vm/log
-echo "running in the guest: $*; everything is written to $log"
-"$vm/run" --kernel "${KERNEL:-stable}" --share "$PWD" --timeout 3000 -- /bin/bash /project/e2e/vm.sh --inside "$@" 2>&1 | tee "$log" | grep --line-buffered -E '^(== |---|panic:)' || true
-summary "$@"
+main "$@"

@@ -24,7 +24,7 @@ type pending struct {
 func (q *pending) SendUserMessage(_ *actor.PID, message any) {
 	r, ok := actor.UnwrapEnvelopeMessage(message).(messages.Reply)
 	if !ok {
-		r = messages.Reply{Err: messages.Errorf(messages.NotFound, "dead letter")}
+		r = messages.Reply{Err: errDeadLetter}
 	}
 	if q.done {
 		q.w.fail("%s was answered twice", q.name)
@@ -48,7 +48,12 @@ func (q *pending) answer(value any, err error) {
 	q.proc.wake()
 }
 
-var errNoAnswer = errors.New("no answer in time")
+var (
+	errNoAnswer = errors.New("no answer in time")
+	// errDeadLetter is what the gateway makes of one (supervisor/ask.go): whom
+	// it was for has ended, the whole daemon perhaps.
+	errDeadLetter = messages.Errorf(messages.Unavailable, "dead letter")
+)
 
 // ask sends a request as the gateway does and waits for the answer.
 func (w *World) ask(p *proc, req any, limit time.Duration) (any, error) {
@@ -69,6 +74,9 @@ func (w *World) ask(p *proc, req any, limit time.Duration) (any, error) {
 	if q.done {
 		if !l.dead {
 			l.system.ProcessRegistry.Remove(pid)
+		}
+		if errors.Is(q.err, errDeadLetter) {
+			p.sleep(10 * time.Millisecond) // at once, but an RPC takes its time: else one asks for ever in no time
 		}
 		return q.value, q.err
 	}

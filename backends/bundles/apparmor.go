@@ -43,7 +43,8 @@ func (b *bundle) apparmor() error {
 	case runtime.SecurityProfile_RuntimeDefault:
 		return b.defaultApparmor(true)
 	case runtime.SecurityProfile_Localhost:
-		return b.localApparmor(want.GetLocalhostRef())
+		// The kubelet sends the bare name, critest and older clients prefix it.
+		return b.localApparmor(strings.TrimPrefix(want.GetLocalhostRef(), "localhost/"))
 	}
 	return messages.Errorf(messages.Invalid, "apparmor.profile_type %d is not known", want.GetProfileType())
 }

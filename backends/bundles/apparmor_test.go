@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // TestTheBuiltinAppArmorProfileCompiles needs apparmor_parser (tools/setup),
@@ -71,6 +73,12 @@ func TestTheBuiltinAppArmorProfileHolds(t *testing.T) {
 	r := request(t)
 	if spec, _ := written(t, b, r); spec.Process.ApparmorProfile != DefaultApparmor {
 		t.Errorf("the profile of a container that says nothing is %q", spec.Process.ApparmorProfile)
+	}
+	for _, ref := range []string{DefaultApparmor, "localhost/" + DefaultApparmor} {
+		sc(&r).Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: ref}
+		if spec, _ := written(t, b, r); spec.Process.ApparmorProfile != DefaultApparmor {
+			t.Errorf("localhost_ref %q gives the profile %q", ref, spec.Process.ApparmorProfile)
+		}
 	}
 	privileged(&r)
 	if spec, _ := written(t, b, r); spec.Process.ApparmorProfile != "" {

@@ -169,6 +169,9 @@ func (c *container) signal(sig unix.Signal, all bool) error {
 	if !c.alive() || c.pidfd < 0 {
 		return nil
 	}
+	if sig == unix.SIGKILL {
+		c.oom.look() // what others suffered before is not what it dies of
+	}
 	err := unix.PidfdSendSignal(c.pidfd, sig, nil, 0)
 	if err != nil && !errors.Is(err, unix.ESRCH) {
 		return failf(wire.Internal, "send %v to process %d of container %s: %v", sig, c.record.Pid, c.ref.Key(), err)

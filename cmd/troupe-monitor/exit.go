@@ -18,20 +18,20 @@ func (c *container) initEnded(uint32, []byte) {
 }
 
 // finish turns the end of init into a fact. The order matters: reap first (the
-// sweep waits behind our zombie); kill what a shared PID namespace leaves alive,
-// so that the pipes end; read the OOM counter while the cgroup is there; take
-// the last output; write the record; tell.
+// sweep waits behind our zombie); read the OOM counter while the cgroup is there;
+// kill what a shared PID namespace leaves alive, so that the pipes end; take the
+// last output; write the record; tell.
 func (c *container) finish() {
 	status, err := c.wait()
 	if err != nil {
 		c.log.Error("how the init process ended cannot be known", "pid", c.record.Pid, "err", err)
 	}
+	oom := c.oom.killed(status.signal == int(unix.SIGKILL))
 	if c.shared {
 		if err := c.signalAll(unix.SIGKILL); err != nil {
 			c.log.Error("processes of an ended container are left", "err", err)
 		}
 	}
-	oom := c.oom.killed()
 	c.stdout.drain()
 	c.stderr.drain()
 	c.exited(status, oom)

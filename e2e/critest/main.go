@@ -24,7 +24,7 @@ func main() {
 	flag.StringVar(&o.handler, "handler", "", "runtime handler that the pods ask for")
 	flag.StringVar(&o.config, "config", "", "file with further TOML for the daemon's configuration")
 	flag.IntVar(&o.parallel, "parallel", 4, "tests at a time in the second run; 0 leaves it out")
-	flag.StringVar(&o.out, "out", ".cache/critest", "directory for logs and reports, from the repository's root")
+	flag.StringVar(&o.out, "out", ".cache/critest", "directory for logs and reports; a relative one is below the repository's root")
 	flag.Parse()
 	harness.Enter()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -50,7 +50,9 @@ func both(ctx context.Context, o options) (total tally, err error) {
 	if err != nil {
 		return total, err
 	}
-	o.out = filepath.Join(root, o.out)
+	if !filepath.IsAbs(o.out) { // the guest's tree is read-only
+		o.out = filepath.Join(root, o.out)
+	}
 	if err := os.MkdirAll(o.out, 0o755); err != nil {
 		return total, err
 	}

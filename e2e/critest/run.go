@@ -126,7 +126,8 @@ func runSuite(ctx context.Context, suite string, daemon *harness.Daemon, p pass,
 	}
 	defer out.Close()
 	args := []string{
-		"-runtime-endpoint", "unix://" + daemon.Socket, "-nri-socket", daemon.NRISocket, "-runtime-handler", o.handler,
+		"-runtime-endpoint", "unix://" + daemon.Socket, "-image-endpoint", "unix://" + daemon.Socket, // else it heeds /etc/crictl.yaml
+		"-nri-socket", daemon.NRISocket, "-runtime-handler", o.handler,
 		"-ginkgo.no-color", "-ginkgo.timeout", "45m", "-ginkgo.json-report", report,
 	}
 	if p.nodes > 1 { // ginkgo takes even -parallel 1 for a mistake

@@ -31,7 +31,13 @@ var (
 
 func TestMain(m *testing.M) {
 	code := 1
-	if err := setUp(context.Background()); err != nil {
+	err := openLab()
+	if err == nil && rebooted() { // it must be there by itself
+		err = connect()
+	} else if err == nil {
+		err = setUp(context.Background())
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "setting up the node:", err)
 		_ = command("journalctl", "--no-pager", "-n", "40", "-u", "troupe", "-u", "troupe-monitor") // for the reader
 	} else {
@@ -46,14 +52,9 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// setUp installs as an administrator would, and publishes an image.
-func setUp(ctx context.Context) (err error) {
+func openLab() error {
 	if info, err := os.Stat("/run/systemd/system"); err != nil || !info.IsDir() {
 		return fmt.Errorf("systemd does not run here: use e2e/vm.sh")
-	}
-	root, err := harness.ProjectRoot()
-	if err != nil {
-		return err
 	}
 	base, err := os.MkdirTemp("", "lab")
 	if err != nil {
@@ -62,7 +63,22 @@ func setUp(ctx context.Context) (err error) {
 	if err := os.Setenv("TROUPE_LAB_DIR", base); err != nil {
 		return err
 	}
-	if lab, err = harness.NewLab(); err != nil {
+	lab, err = harness.NewLab()
+	return err
+}
+
+func connect() (err error) {
+	if cri, err = harness.Dial(socket); err != nil {
+		return err
+	}
+	crictl, err = lab.NewCrictl(socket)
+	return err
+}
+
+// setUp installs as an administrator would, and publishes an image.
+func setUp(ctx context.Context) error {
+	root, err := harness.ProjectRoot()
+	if err != nil {
 		return err
 	}
 	registry, err := lab.StartRegistry(ctx, harness.RegistryOptions{})
@@ -88,10 +104,7 @@ func setUp(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if cri, err = harness.Dial(socket); err != nil {
-		return err
-	}
-	if crictl, err = lab.NewCrictl(socket); err != nil {
+	if err := connect(); err != nil {
 		return err
 	}
 	made, err := harness.BuildImage(harness.ImageSpec{Cmd: []string{"sleep", "100000"}})

@@ -26,50 +26,65 @@ type pod struct {
 	config *runtime.PodSandboxConfig
 }
 
-func newPod(t *testing.T, slice string) *pod {
+func newPod(t *testing.T, slice string, change ...func(*runtime.PodSandboxConfig)) *pod {
 	t.Helper()
 	leavesNothing(t)
-	name := fmt.Sprintf("pod-%d", serial.Add(1))
-	logs, err := lab.Mkdir("logs", name)
-	ok(t, err)
-	p := &pod{config: &runtime.PodSandboxConfig{
-		Metadata: &runtime.PodSandboxMetadata{Name: name, Uid: "uid-" + name, Namespace: "vm"},
-		Hostname: name, LogDirectory: logs, Linux: &runtime.LinuxPodSandboxConfig{CgroupParent: slice},
-	}}
+	p := &pod{config: podConfig(t, fmt.Sprintf("pod-%d", serial.Add(1)))}
+	p.config.Linux.CgroupParent = slice
+	for _, f := range change {
+		f(p.config)
+	}
 	r, err := cri.Runtime.RunPodSandbox(t.Context(), &runtime.RunPodSandboxRequest{Config: p.config})
 	ok(t, err)
 	p.id = r.PodSandboxId
-	t.Cleanup(func() {
-		ctx := context.WithoutCancel(t.Context())
-		_, err := cri.Runtime.StopPodSandbox(ctx, &runtime.StopPodSandboxRequest{PodSandboxId: p.id})
-		if err == nil {
-			_, err = cri.Runtime.RemovePodSandbox(ctx, &runtime.RemovePodSandboxRequest{PodSandboxId: p.id})
-		}
-		if err != nil {
-			t.Errorf("removing the pod: %v", err)
-		}
-	})
+	t.Cleanup(func() { p.remove(t) })
 	return p
 }
 
+// podConfig is a pod as the kubelet asks for it; its logs are where they
+// survive a reboot.
+func podConfig(t *testing.T, name string) *runtime.PodSandboxConfig {
+	t.Helper()
+	logs := "/var/log/pods/" + name
+	ok(t, os.MkdirAll(logs, 0o755))
+	return &runtime.PodSandboxConfig{
+		Metadata: &runtime.PodSandboxMetadata{Name: name, Uid: "uid-" + name, Namespace: "vm"},
+		Hostname: name, LogDirectory: logs, Linux: &runtime.LinuxPodSandboxConfig{},
+	}
+}
+
+func (p *pod) remove(t *testing.T) {
+	t.Helper()
+	ctx := context.WithoutCancel(t.Context())
+	_, err := cri.Runtime.StopPodSandbox(ctx, &runtime.StopPodSandboxRequest{PodSandboxId: p.id})
+	if err == nil {
+		_, err = cri.Runtime.RemovePodSandbox(ctx, &runtime.RemovePodSandboxRequest{PodSandboxId: p.id})
+	}
+	if err != nil {
+		t.Errorf("removing the pod: %v", err)
+	}
+}
+
 // start runs a shell command in a container of its own.
-func (p *pod) start(t *testing.T, shell string, resources *runtime.LinuxContainerResources) string {
+func (p *pod) start(t *testing.T, shell string, resources *runtime.LinuxContainerResources, change ...func(*runtime.ContainerConfig)) string {
 	t.Helper()
 	name := fmt.Sprintf("c-%d", serial.Add(1))
-	r, err := cri.Runtime.CreateContainer(t.Context(), &runtime.CreateContainerRequest{
-		PodSandboxId: p.id, SandboxConfig: p.config, Config: &runtime.ContainerConfig{
-			Metadata: &runtime.ContainerMetadata{Name: name}, Image: &runtime.ImageSpec{Image: image},
-			Command: []string{"sh", "-c", shell}, LogPath: name + ".log",
-			Linux: &runtime.LinuxContainerConfig{Resources: resources, SecurityContext: &runtime.LinuxContainerSecurityContext{}},
-		},
-	})
+	config := &runtime.ContainerConfig{
+		Metadata: &runtime.ContainerMetadata{Name: name}, Image: &runtime.ImageSpec{Image: image},
+		Command: []string{"sh", "-c", shell}, LogPath: name + ".log",
+		Linux: &runtime.LinuxContainerConfig{Resources: resources, SecurityContext: &runtime.LinuxContainerSecurityContext{}},
+	}
+	for _, f := range change {
+		f(config)
+	}
+	r, err := cri.Runtime.CreateContainer(t.Context(), &runtime.CreateContainerRequest{PodSandboxId: p.id, SandboxConfig: p.config, Config: config})
 	ok(t, err)
 	_, err = cri.Runtime.StartContainer(t.Context(), &runtime.StartContainerRequest{ContainerId: r.ContainerId})
 	ok(t, err)
 	return r.ContainerId
 }
 
-func status(t *testing.T, container string) *runtime.ContainerStatus {
+func statusOf(t *testing.T, container string) *runtime.ContainerStatus {
 	t.Helper()
 	r, err := cri.Runtime.ContainerStatus(t.Context(), &runtime.ContainerStatusRequest{ContainerId: container})
 	ok(t, err)
@@ -113,17 +128,19 @@ func cgroupFile(t *testing.T, cgroup, file string) string {
 	return strings.TrimSpace(string(text))
 }
 
+// surveyor looks where the installed daemon's things would be.
+var surveyor = harness.Surveyor{
+	Cgroups: "troupe-", Addresses: "/var/lib/cni/networks/test", Bridge: "cni0",
+	Files: []string{"/var/lib/troupe/pods", "/run/troupe/shm", "/run/troupe/ns/net", "/run/troupe/ns/ipc", "/run/troupe/ns/uts"},
+}
+
 // leavesNothing compares the node before the test with the node after it. Of
 // processes only those in cgroups of containers are looked at: systemd starts
 // others when it likes.
 func leavesNothing(t *testing.T) {
 	t.Helper()
-	look := harness.Surveyor{
-		Cgroups: "troupe-", Addresses: "/var/lib/cni/networks/test", Bridge: "cni0",
-		Files: []string{"/var/lib/troupe/pods", "/run/troupe/shm", "/run/troupe/ns/net", "/run/troupe/ns/ipc", "/run/troupe/ns/uts"},
-	}
 	take := func() map[string]bool {
-		s, err := look.Take()
+		s, err := surveyor.Take()
 		ok(t, err)
 		found := map[string]bool{}
 		for _, kind := range []string{"mount", "link", "rule", "cgroup", "address", "file"} {
