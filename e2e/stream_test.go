@@ -247,7 +247,8 @@ func TestAttachToATerminal(t *testing.T) {
 func TestPortsAreForwarded(t *testing.T) {
 	n := theNode(t)
 	p := n.pod(t)
-	p.start(t, "mkdir -p /www && head -c 3000000 /dev/zero >/www/big && echo hello >/www/index.html && exec httpd -f -p 8080 -h /www")
+	c := p.start(t, "mkdir -p /www && head -c 3000000 /dev/zero >/www/big && echo hello >/www/index.html && exec httpd -f -p 8080 -h /www")
+	eventually(t, "it serves", func() bool { return c.exec(t, "wget -q -O - http://127.0.0.1:8080/ || true") == "hello" })
 	for _, transport := range transports {
 		s := n.sit(t, "port-forward", "-r", transport, p.id, "0:8080")
 		eventually(t, "it listens", s.out.shows("Forwarding from 127.0.0.1:"))
