@@ -3,6 +3,8 @@
 # tests of the backends that touch the kernel, end-to-end tests with the
 # cgroupfs manager, and e2e/vm with the units installed and the systemd manager.
 # Usage: vm.sh [PART...]   PART is one of: cgroups namespaces rootfs bundles stats monitor e2e vm
+# VM_EXTRA=criu puts CRIU into the guest: without it the tests of checkpoints are skipped. As it
+# rebuilds the guest, give it a cache of its own (VM_CACHE).
 # KERNEL=new takes the newest kernel of backports instead of the release's (PIDFD_INFO_EXIT: with
 # it alone the exit codes of containers are known that outlived their monitor).
 # Needs root, what `make build tools` makes, and shared/vm (VM names another place).
