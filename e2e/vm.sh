@@ -56,7 +56,7 @@ summary() {
       n = split(parts, all, " ")
       for (i = 1; i <= n; i++)
         if (!seen[all[i]] || (broke[all[i]] && !bad[all[i]])) { failed++; print "failed: " all[i] " did not get to its end" }
-      if (skipped) print skipped " skipped: they need cgroup v1"
+      if (skipped) print skipped " skipped: they need cgroup v1, or criu"
       print passed + 0 " passed, " failed + 0 " failed"
       exit failed > 0
     }' "$log"
