@@ -11,6 +11,8 @@
 # that outlived their monitor). Without PART, stable runs all and new those that
 # depend on the kernel. Needs root, what `make build tools critest` makes, and
 # shared/vm (VM names another place). The last line has the sums.
+# VM_EXTRA=criu puts CRIU into the guest: without it the tests of checkpoints are skipped. As it
+# rebuilds the guest, give it a cache of its own (VM_CACHE).
 set -euo pipefail
 TAGS=containers_image_openpgp,exclude_graphdriver_btrfs
 stable=(vm critest reboot e2e cgroups namespaces rootfs bundles stats monitor)

@@ -112,7 +112,7 @@ func (c *container) makeRestored(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.giveUpRestore(); err != nil { // of an earlier monitor's
+	if err := c.beginAnew(r, spec); err != nil {
 		return err
 	}
 	if c.engine, err = c.engineToRestore(r, spec); err != nil {
@@ -154,6 +154,22 @@ func (c *container) makeRestored(ctx context.Context) error {
 		return errors.Join(err, reaped)
 	}
 	return nil
+}
+
+// beginAnew removes what an earlier monitor may have half restored. A cgroup
+// manager for v1 knows no paths any more once it has removed them, so there is
+// a new one afterwards.
+func (c *container) beginAnew(r wire.Create, spec *specs.Spec) error {
+	if err := c.giveUpRestore(); err != nil {
+		return err
+	}
+	cgroup, err := c.m.newCgroup(r, spec)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err == nil {
+		c.cgroup = cgroup
+	}
+	return err
 }
 
 // giveUpRestore removes what a restore has made that did not come to its end.
