@@ -132,7 +132,7 @@ func TestARestoredPodGoesOnFromWhereItWas(t *testing.T) {
 	p.id = made.PodSandboxId
 	equal(t, "the number of containers", len(made.RestoredContainers), 1)
 	again := made.RestoredContainers[0].ContainerId
-	equal(t, "its state before it is started", status(t, again).State, runtime.ContainerState_CONTAINER_CREATED)
+	equal(t, "its state before it is started", statusOf(t, again).State, runtime.ContainerState_CONTAINER_CREATED)
 	systemctl(t, "restart", "troupe") // a created one waits for its start, whatever daemon there is
 	eventually(t, "the daemon is back", func() bool {
 		r, err := cri.Runtime.ContainerStatus(t.Context(), &runtime.ContainerStatusRequest{ContainerId: again})
@@ -169,8 +169,8 @@ func TestARestoredPodGoesOnFromWhereItWas(t *testing.T) {
 	}
 	_, err = cri.Runtime.StopContainer(patience(t), &runtime.StopContainerRequest{ContainerId: again})
 	ok(t, err)
-	equal(t, "its state after a stop", status(t, again).State, runtime.ContainerState_CONTAINER_EXITED)
-	equal(t, "its exit code", status(t, again).ExitCode, 137)
+	equal(t, "its state after a stop", statusOf(t, again).State, runtime.ContainerState_CONTAINER_EXITED)
+	equal(t, "its exit code", statusOf(t, again).ExitCode, 137)
 }
 
 // restorable is the configuration of a pod that RestorePod makes; it is removed
