@@ -125,6 +125,9 @@ func protect(log *slog.Logger) (int, error) {
 	// A descriptor of a dead log must not take the monitor along. It is caught
 	// and not ignored: a runtime would hand the ignoring on to its containers.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
+	if err := heedSignals(); err != nil {
+		return 0, err
+	}
 	const file = "/proc/self/oom_score_adj"
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -145,7 +148,9 @@ func protect(log *slog.Logger) (int, error) {
 // its end would be theirs.
 func (m *monitor) waitForEnd() {
 	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	for _, sig := range ours {
+		signal.Notify(signals, sig)
+	}
 	for {
 		select {
 		case <-m.quit:
