@@ -87,9 +87,10 @@ func (b *Backend) Save(ctx context.Context, k backends.Key, data []byte) error {
 	}
 	dir := b.dir(k)
 	// Remove of a neighbour may take away a directory that was empty for a
-	// moment between MkdirAll and the new file in it.
-	for range 10 {
-		if err = replace(dir, content); !errors.Is(err, fs.ErrNotExist) {
+	// moment between MkdirAll and the new file in it, or within MkdirAll, which
+	// then says that what it could not make is there.
+	for range 100 {
+		if err = replace(dir, content); !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) {
 			break
 		}
 	}
