@@ -55,8 +55,11 @@ func (b *Backend) dial(ctx context.Context, r backends.ForwardRequest) (net.Conn
 		}
 	}
 	err := errors.Join(errs...)
-	if errors.Is(err, os.ErrNotExist) {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
 		return nil, messages.Errorf(messages.Precondition, "pod %s has no network any more: %w", r.Pod, err)
+	case errors.Is(err, context.Canceled): // it says nothing of the port
+		return nil, fmt.Errorf("connect to port %d of pod %s: %w", r.Port, r.Pod, err)
 	}
 	return nil, messages.Errorf(messages.Unavailable, "nothing accepts connections on port %d in pod %s: %w", r.Port, r.Pod, err)
 }

@@ -35,18 +35,18 @@ func TestTheUserNamespaceMapsAsAskedAndOwnsTheOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for command, want := range map[string]string{
-		"cat /proc/self/uid_map":                "0 165536 65536",
-		"cat /proc/self/gid_map":                "0 265536 65536",
-		"ip link set lo up":                     "",
-		"hostname":                              "inside",
-		"hostname changed && hostname":          "changed",
-		"unshare -m mount -t sysfs none /sys":   "", // needs the network namespace to be its own
-		"unshare -m mount -t mqueue none /mnt":  "", // and the IPC namespace
-		"echo 7 >/proc/sys/kernel/msgmni; echo": "",
+	for _, c := range []struct{ command, want string }{ // in this order: one changes the hostname
+		{"cat /proc/self/uid_map", "0 165536 65536"},
+		{"cat /proc/self/gid_map", "0 265536 65536"},
+		{"ip link set lo up", ""},
+		{"hostname", "inside"},
+		{"hostname changed && hostname", "changed"},
+		{"unshare -m mount -t sysfs none /sys", ""},  // needs the network namespace to be its own
+		{"unshare -m mount -t mqueue none /mnt", ""}, // and the IPC namespace
+		{"echo 7 >/proc/sys/kernel/msgmni; echo", ""},
 	} {
-		if got := strings.Join(strings.Fields(asRoot(t, n, command)), " "); got != want {
-			t.Errorf("%s: %q, want %q", command, got, want)
+		if got := strings.Join(strings.Fields(asRoot(t, n, c.command)), " "); got != c.want {
+			t.Errorf("%s: %q, want %q", c.command, got, c.want)
 		}
 	}
 }
