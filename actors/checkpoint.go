@@ -119,10 +119,7 @@ func (s *sandbox) choose(c *capture) error {
 // stop kills what is captured, and with that the capture fails.
 func (s *sandbox) capture(c *capture) {
 	env, r, ids := s.env, c.req, c.ids
-	limit := captureLimit
-	if !c.until.IsZero() {
-		limit = max(c.until.Sub(env.Clock.Now()), time.Nanosecond)
-	}
+	limit := env.timeLeft(c.until, captureLimit)
 	s.do(Job{Key: s.id + "/checkpoint", Lane: LaneProbe, Name: stepCapture, Limit: limit}, func(ctx context.Context) (any, error) {
 		dirs, err := env.Node.Checkpoints.Begin(ctx, r)
 		if err != nil {

@@ -156,10 +156,7 @@ func (c *container) Receive(ctx actor.Context) {
 }
 
 func (c *container) debts() []*waiters {
-	held := waiters{}
-	for _, p := range c.postponed {
-		held.join(p.sender)
-	}
+	held := waiting(c.postponed, nil)
 	for i := range c.updates {
 		held = append(held, c.updates[i].caller...)
 	}

@@ -77,6 +77,21 @@ func (c *crew) do(j Job, f func(context.Context) (any, error), then func(done)) 
 	c.busy[attempt] = b
 }
 
+// timeLeft is what is left of a caller's time; one without a deadline has the
+// other. It is never 0, which a job takes for no limit.
+func (e *Env) timeLeft(until time.Time, other time.Duration) time.Duration {
+	if until.IsZero() {
+		return other
+	}
+	return max(until.Sub(e.Clock.Now()), time.Nanosecond)
+}
+
+// untilOf is a step's limit, or what is left of the caller's time if that is less.
+func untilOf(env *Env, until time.Time) time.Duration {
+	limit := env.Settings.StepLimit
+	return min(limit, env.timeLeft(until, limit))
+}
+
 // finished gives a job's outcome to whom it was meant for.
 func (c *crew) finished(m done) {
 	b, mine := c.busy[m.attempt]

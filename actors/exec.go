@@ -69,11 +69,7 @@ func (s *session) Receive(ctx actor.Context) {
 
 func (s *session) run(ctx actor.Context) {
 	self := ctx.Self()
-	limit := time.Duration(0)
-	if !s.what.until.IsZero() {
-		limit = max(s.what.until.Sub(s.env.Clock.Now()), time.Nanosecond)
-	}
-	s.do(Job{Lane: s.what.lane, Name: s.what.kind, Limit: limit}, s.what.run, func(d done) {
+	s.do(Job{Lane: s.what.lane, Name: s.what.kind, Limit: s.env.timeLeft(s.what.until, 0)}, s.what.run, func(d done) {
 		s.caller.answer(s.env, d.value, d.err)
 		s.env.System.Root.Stop(self)
 	})

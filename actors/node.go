@@ -318,15 +318,7 @@ func (n *node) waitFor(pod string, sender *actor.PID, m any) bool {
 }
 
 func (n *node) debts() []*waiters {
-	held := waiters{}
-	for _, p := range n.waiting {
-		held.join(p.sender)
-	}
-	for _, id := range sortedKeys(n.broken) {
-		for _, p := range n.broken[id] {
-			held.join(p.sender)
-		}
-	}
+	held := waiting(n.waiting, n.broken)
 	for _, w := range n.restoring {
 		held = append(held, *w...)
 	}

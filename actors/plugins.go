@@ -5,7 +5,6 @@ import (
 
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
-	"google.golang.org/protobuf/proto"
 )
 
 // What the node's plugins hear, and when. They hear of a pod when all it has is
@@ -66,10 +65,5 @@ func (c *container) takeAdjusted() {
 		return
 	}
 	c.plan.Bundle.Adjusted = nil
-	c.plan.Config = withResources(c.plan.Config, r)
-	conf, err := proto.Marshal(c.plan.Config)
-	if err != nil {
-		panic(err) // it came out of the same library a moment ago
-	}
-	c.conf = conf
+	c.plan.Config, c.conf = withResources(c.plan.Config, r)
 }

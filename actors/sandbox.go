@@ -170,15 +170,7 @@ func (s *sandbox) Receive(ctx actor.Context) {
 }
 
 func (s *sandbox) debts() []*waiters {
-	held := waiters{}
-	for _, p := range s.postponed {
-		held.join(p.sender)
-	}
-	for _, id := range sortedKeys(s.broken) {
-		for _, p := range s.broken[id] {
-			held.join(p.sender)
-		}
-	}
+	held := waiting(s.postponed, s.broken)
 	for i := range s.updates {
 		held = append(held, s.updates[i].caller...)
 	}

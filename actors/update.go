@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
 	"github.com/troupe-run/troupe/backends"
@@ -102,11 +101,7 @@ func (c *container) answerUpdate(err error) {
 
 func (c *container) tryUpdate(m messages.UpdateContainer) {
 	next := updated{plan: c.plan, state: c.state}
-	next.plan.Config = withResources(c.plan.Config, m.Resources)
-	var err error
-	if next.conf, err = proto.Marshal(next.plan.Config); err != nil {
-		panic(err) // it came out of the same library a moment ago
-	}
+	next.plan.Config, next.conf = withResources(c.plan.Config, m.Resources)
 	begins, rec := c.updateRecord(c.conf, c.plan, true), c.recordNow()
 	told := next.plan.forPlugins(c.state, c.process)
 	env, place := c.env, c.place
@@ -143,7 +138,7 @@ func (c *container) tryUpdate(m messages.UpdateContainer) {
 }
 
 // askPlugins lets plugins make something else of what is asked for.
-func (u *updated) askPlugins(ctx context.Context, n *backends.Node, told backends.PluginContainer, byPlugin bool) (err error) {
+func (u *updated) askPlugins(ctx context.Context, n *backends.Node, told backends.PluginContainer, byPlugin bool) error {
 	if byPlugin {
 		return nil
 	}
@@ -151,18 +146,23 @@ func (u *updated) askPlugins(ctx context.Context, n *backends.Node, told backend
 	if err != nil || r == nil {
 		return err
 	}
-	u.plan.Config = withResources(u.plan.Config, r)
-	u.conf, err = proto.Marshal(u.plan.Config)
-	return err
+	u.plan.Config, u.conf = withResources(u.plan.Config, r)
+	return nil
 }
 
-func withResources(old *runtime.ContainerConfig, asked *runtime.LinuxContainerResources) *runtime.ContainerConfig {
+// withResources is a container's config with what is asked for, and as the
+// journal keeps it.
+func withResources(old *runtime.ContainerConfig, asked *runtime.LinuxContainerResources) (*runtime.ContainerConfig, []byte) {
 	next := proto.Clone(old).(*runtime.ContainerConfig)
 	if next.Linux == nil {
 		next.Linux = &runtime.LinuxContainerConfig{}
 	}
 	next.Linux.Resources = messages.Resized(old.GetLinux().GetResources(), asked)
-	return next
+	conf, err := proto.Marshal(next)
+	if err != nil {
+		panic(err) // it came out of the same library a moment ago
+	}
+	return next, conf
 }
 
 func (p *containerPlan) resources() *runtime.LinuxContainerResources {
@@ -174,15 +174,6 @@ func (c *container) updateRecord(conf []byte, plan containerPlan, updating bool)
 	rec := c.recordNow()
 	rec.Config, rec.Plan, rec.Updating = conf, plan, updating
 	return encode(rec)
-}
-
-// untilOf is a step's limit, or what is left of the caller's time if that is less.
-func untilOf(env *Env, until time.Time) time.Duration {
-	limit := env.Settings.StepLimit
-	if until.IsZero() {
-		return limit
-	}
-	return max(min(limit, until.Sub(env.Clock.Now())), time.Nanosecond)
 }
 
 func (c *container) updateTried(d done) {

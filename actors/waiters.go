@@ -54,6 +54,21 @@ func (w *waiters) join(sender *actor.PID) {
 	}
 }
 
+// waiting are the senders of requests that are kept: in a list, and by whom
+// they are for.
+func waiting(kept []postponed, by map[string][]postponed) waiters {
+	var w waiters
+	for _, p := range kept {
+		w.join(p.sender)
+	}
+	for _, id := range sortedKeys(by) {
+		for _, p := range by[id] {
+			w.join(p.sender)
+		}
+	}
+	return w
+}
+
 // answer replies to all and forgets them.
 func (w *waiters) answer(env *Env, value any, err error) {
 	for _, pid := range *w {

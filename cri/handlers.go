@@ -1,8 +1,6 @@
 package cri
 
 import (
-	"strings"
-
 	"github.com/troupe-run/troupe/messages"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -50,15 +48,10 @@ func (s *Server) usable(name string) *Handler {
 func (s *Server) shmSize(handler string, annotations map[string]string) (int64, error) {
 	text, asked := annotations[messages.ShmSizeAnnotation]
 	h := s.usable(handler)
-	if !asked || h == nil {
+	if !asked || h == nil || !messages.AnnotationAllowed(h.AllowedAnnotations, messages.ShmSizeAnnotation) {
 		return 0, nil
 	}
-	for _, allowed := range h.AllowedAnnotations {
-		if allowed != "" && strings.HasPrefix(messages.ShmSizeAnnotation, allowed) {
-			return messages.ParseShmSize(text)
-		}
-	}
-	return 0, nil
+	return messages.ParseShmSize(text)
 }
 
 // checkMemory refuses a limit in which the handler cannot even start a process

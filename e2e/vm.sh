@@ -9,8 +9,9 @@
 # KERNELS names the kernels: "stable" is the release's, "new" the newest of
 # backports (PIDFD_INFO_EXIT: only with it are exit codes known of containers
 # that outlived their monitor). Without PART, those that make a node run: the
-# rest is named by who wants it, because the emulated guest takes long. Needs root, what `make build tools critest` makes, and
-# shared/vm (VM names another place). The last line has the sums.
+# rest is named by who wants it, because the emulated guest takes long. Needs
+# root, what `make build tools critest` makes, and shared/vm (VM names another
+# place). The last line has the sums.
 # VM_EXTRA=criu puts CRIU into the guest: without it the tests of checkpoints are skipped. As it
 # rebuilds the guest, give it a cache of its own (VM_CACHE).
 set -euo pipefail

@@ -2,6 +2,7 @@ package messages
 
 import (
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -24,4 +25,10 @@ func ParseShmSize(text string) (bytes int64, err error) {
 		return 0, Errorf(Invalid, "annotation %s: %q: %w", ShmSizeAnnotation, text, err)
 	}
 	return bytes, nil
+}
+
+// AnnotationAllowed says whether a handler's allowed_annotations (crio.conf(5))
+// have the annotation: an entry stands for all that begin with it.
+func AnnotationAllowed(allowed []string, name string) bool {
+	return slices.ContainsFunc(allowed, func(a string) bool { return a != "" && strings.HasPrefix(name, a) })
 }

@@ -79,12 +79,7 @@ func (h handler) passedAnnotations(r backends.BundleRequest) map[string]string {
 }
 
 func (h handler) allows(name string) bool {
-	for _, allowed := range h.AllowedAnnotations {
-		if allowed != "" && strings.HasPrefix(name, allowed) {
-			return true
-		}
-	}
-	return false
+	return messages.AnnotationAllowed(h.AllowedAnnotations, name)
 }
 
 // execAffinity has execs begin on the first CPU of a container that has CPUs

@@ -78,26 +78,30 @@ func Namespaces(t *testing.T, new func(t *testing.T) backends.Namespaces) {
 		dropAll(t, n, other)
 	})
 	t.Run("AUserNamespaceIsPinnedBesideWhatItOwnsAndGivenBackWithIt", func(t *testing.T) {
-		n, pod := new(t), ID(t)
-		r := request(pod)
-		some := messages.IDRange{Host: 165536, Length: 65536}
-		r.User = &messages.UserNamespace{UIDs: some, GIDs: some}
-		first, err := n.Pin(context30s(t), r)
-		must(t, err)
-		second, err := n.Pin(context30s(t), r)
-		must(t, err)
-		if !strings.Contains(first.User, pod) || first.Network == "" || first != second {
-			t.Errorf("first %+v, then %+v", first, second)
-		}
-		must(t, n.Unpin(context30s(t), pod))
-		wantNothingHeld(t, n, pod)
-		r.User.UIDs.Length = 0
-		if _, err := n.Pin(context30s(t), r); err == nil || messages.KindOf(err) != messages.Invalid {
-			t.Errorf("a mapping of nothing: %v, want an error of kind Invalid", err)
-		}
-		wantNothingHeld(t, n, pod)
+		n := new(t)
+		ownUsers(t, n, request(ID(t)))
 	})
 	t.Run("ASysctlOfTheNodeIsRefusedAndLeavesNothing", func(t *testing.T) { refusedSysctls(t, new(t)) })
+}
+
+func ownUsers(t *testing.T, n backends.Namespaces, r backends.NamespaceRequest) {
+	pod := r.Pod
+	some := messages.IDRange{Host: 165536, Length: 65536}
+	r.User = &messages.UserNamespace{UIDs: some, GIDs: some}
+	first, err := n.Pin(context30s(t), r)
+	must(t, err)
+	second, err := n.Pin(context30s(t), r)
+	must(t, err)
+	if !strings.Contains(first.User, pod) || first.Network == "" || first != second {
+		t.Errorf("first %+v, then %+v", first, second)
+	}
+	must(t, n.Unpin(context30s(t), pod))
+	wantNothingHeld(t, n, pod)
+	r.User.UIDs.Length = 0
+	if _, err := n.Pin(context30s(t), r); err == nil || messages.KindOf(err) != messages.Invalid {
+		t.Errorf("a mapping of nothing: %v, want an error of kind Invalid", err)
+	}
+	wantNothingHeld(t, n, pod)
 }
 
 func refusedSysctls(t *testing.T, n backends.Namespaces) {

@@ -142,6 +142,11 @@ func (c *container) start(ctx context.Context) (wire.State, error) {
 		c.mu.Unlock()
 		return wire.State{}, failf(wire.Internal, "start container %s: %v", c.ref.Key(), err)
 	}
+	return c.nowRunning(), nil
+}
+
+// nowRunning takes down that the user's command runs.
+func (c *container) nowRunning() wire.State {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.record.Status == wire.Created { // it may have ended already
@@ -150,7 +155,16 @@ func (c *container) start(ctx context.Context) (wire.State, error) {
 			c.log.Error("the start cannot be recorded; after an end of the monitor its time will be missing", "err", err)
 		}
 	}
-	return c.stateLocked(), nil
+	return c.stateLocked()
+}
+
+// abortable is ctx, which Delete can end too.
+func (c *container) abortable(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, abort := context.WithCancel(ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.abort = abort
+	return ctx, abort
 }
 
 // signal sends a signal to init, or to all processes of the container.

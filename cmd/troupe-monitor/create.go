@@ -99,11 +99,8 @@ func (c *container) make(ctx context.Context, r wire.Create) error {
 		return err
 	}
 	defer ends.closeAll()
-	ctx, abort := context.WithCancel(ctx)
+	ctx, abort := c.abortable(ctx)
 	defer abort()
-	c.mu.Lock()
-	c.abort = abort
-	c.mu.Unlock()
 	err = c.engine.create(ctx, p)
 	if err != nil && isStartError(err, spec.Process.Args) {
 		return c.keepStartError(err)

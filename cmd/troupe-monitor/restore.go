@@ -90,15 +90,7 @@ func (c *container) restore(ctx context.Context) (wire.State, error) {
 		c.exited(exitStatus{code: startFailed}, false)
 		return wire.State{}, failf(wire.Precondition, "start container %s: criu cannot restore it here: %v", c.ref.Key(), err)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.record.Status == wire.Created { // it may have ended already
-		c.record.Status = wire.Running
-		if err := writeJSON(c.m.container(c.ref.Key()), c.record); err != nil {
-			c.log.Error("the start cannot be recorded; after an end of the monitor its time will be missing", "err", err)
-		}
-	}
-	return c.stateLocked(), nil
+	return c.nowRunning(), nil
 }
 
 func (c *container) makeRestored(ctx context.Context) error {
@@ -132,11 +124,8 @@ func (c *container) makeRestored(ctx context.Context) error {
 			return err
 		}
 	}
-	ctx, abort := context.WithCancel(ctx)
+	ctx, abort := c.abortable(ctx)
 	defer abort()
-	c.mu.Lock()
-	c.abort = abort
-	c.mu.Unlock()
 	name, err := hostnameOf(spec)
 	if err != nil {
 		return err
