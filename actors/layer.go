@@ -74,10 +74,10 @@ func (l *layer) onNeed(sender *actor.PID, m needLayer) {
 func (l *layer) fetch(m needLayer) {
 	env, self := l.env, l.self
 	var last time.Time
-	progress := func(n int64) {
+	progress := func(n backends.Progress) {
 		if now := env.Clock.Now(); now.Sub(last) >= progressEvery {
 			last = now
-			env.send(self, layerBytes{digest: m.layer.Digest, bytes: n})
+			env.send(self, layerBytes{digest: m.layer.Digest, bytes: n.Received})
 		}
 	}
 	l.do(Job{Lane: LaneImage, Name: "fetch"}, func(ctx context.Context) (any, error) {

@@ -285,12 +285,14 @@ type Images interface {
 	// Resolve asks the registry for the manifest of a reference (a manifest
 	// list is resolved for this machine) and checks it against the policy.
 	Resolve(ctx context.Context, r PullRequest) (Manifest, error)
-	// Fetch brings one layer into the blob cache, verified by its digest;
-	// progress gets the bytes so far. When nothing comes for the configured
-	// time it ends with kind Deadline. A layer that the store or the cache has
-	// already is a success at once.
-	Fetch(ctx context.Context, r PullRequest, m Manifest, l Layer, progress func(int64)) error
-	// Commit applies the fetched layers in order and records the image.
+	// Fetch makes one layer ready for Commit: downloaded, verified by its
+	// digest, and unpacked beside the store's layers. A download that was cut
+	// goes on where it was, also in a later call or a later daemon. When
+	// nothing comes for the configured time it ends with kind Deadline. A layer
+	// that the store has already, or that is ready, is a success at once.
+	Fetch(ctx context.Context, r PullRequest, m Manifest, l Layer, progress func(Progress)) error
+	// Commit puts the fetched layers into the store, in order, and records the
+	// image. What went away since it was fetched is fetched again.
 	Commit(ctx context.Context, r PullRequest, m Manifest) (messages.Image, error)
 	List(ctx context.Context) ([]messages.Image, error)
 	// Remove removes all names of the image, its record, and the layers that
@@ -301,8 +303,17 @@ type Images interface {
 
 // PullRequest is one caller's wish for an image.
 type PullRequest struct {
-	Ref  string
-	Auth *messages.Auth
+	Ref       string
+	Auth      *messages.Auth
+	Namespace string // of the pod it is for: chooses the signature policy; "": the node's
+	Source    string // where its bytes are when not in a registry: "docker-archive:/path", "oci:/dir", …; only the daemon's own socket sets it
+}
+
+// Progress is how far Fetch is with one layer.
+type Progress struct {
+	Received int64  // bytes of the blob that are here, those of an earlier try included
+	Unpacked int64  // bytes of the uncompressed layer that were unpacked
+	Trouble  string // why the download is being tried again; "" when it goes well
 }
 
 // Manifest is what a reference resolved to.

@@ -193,7 +193,7 @@ func fetchingAgain(t *testing.T, h ImagesHarness) {
 	must(t, err)
 	var last int64
 	for range 2 {
-		must(t, h.Images.Fetch(context30s(t), r, m, m.Layers[0], func(n int64) { last = n }))
+		must(t, h.Images.Fetch(context30s(t), r, m, m.Layers[0], func(p backends.Progress) { last = p.Received }))
 		if want := m.Layers[0].Size; want >= 0 && last != want {
 			t.Errorf("progress ended at %d of %d", last, want)
 		}

@@ -197,7 +197,7 @@ func TestAFetchThatIsCutGoesOnWhereItWas(t *testing.T) {
 	ok(t, err)
 	var at []int64
 	fetch := func() error {
-		return images.Fetch(t.Context(), r, m, m.Layers[0], func(bytes int64) { at = append(at, bytes) })
+		return images.Fetch(t.Context(), r, m, m.Layers[0], func(p backends.Progress) { at = append(at, p.Received) })
 	}
 	s.before["Images.FetchMore"] = true
 	if err := fetch(); !errors.Is(err, errFault) {

@@ -12,7 +12,7 @@ import (
 const pieces = 4
 
 // Fetch goes on where a download was cut off.
-func (b imagesBackend) Fetch(ctx context.Context, _ backends.PullRequest, m backends.Manifest, l backends.Layer, progress func(int64)) error {
+func (b imagesBackend) Fetch(ctx context.Context, _ backends.PullRequest, m backends.Manifest, l backends.Layer, progress func(backends.Progress)) error {
 	n, c := b.n, Call{Backend: "Images", Method: "Fetch", Key: l.Digest}
 	for {
 		whole, have := false, int64(0)
@@ -24,7 +24,7 @@ func (b imagesBackend) Fetch(ctx context.Context, _ backends.PullRequest, m back
 			return err
 		}
 		if progress != nil {
-			progress(have)
+			progress(backends.Progress{Received: have})
 		}
 		if whole {
 			return nil

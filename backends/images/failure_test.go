@@ -293,7 +293,7 @@ func TestACancelledDownloadEndsSoonAndLeavesNothing(t *testing.T) {
 	m, err := s.Resolve(context.Background(), ask(f.addr+"/a:v"))
 	ok(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
-	err = s.Fetch(ctx, ask(""), m, m.Layers[0], func(int64) { cancel() })
+	err = s.Fetch(ctx, ask(""), m, m.Layers[0], func(backends.Progress) { cancel() })
 	if !errors.Is(err, context.Canceled) || messages.KindOf(err) != messages.Canceled {
 		t.Errorf("error %v of kind %v", err, messages.KindOf(err))
 	}

@@ -20,9 +20,9 @@ var errNoProgress = errors.New("no byte has come")
 
 // Fetch brings one layer into the blob cache. Calls for the same blob, of
 // whatever image, take turns, and the later ones find it there.
-func (s *Store) Fetch(ctx context.Context, _ backends.PullRequest, m backends.Manifest, l backends.Layer, progress func(int64)) error {
+func (s *Store) Fetch(ctx context.Context, _ backends.PullRequest, m backends.Manifest, l backends.Layer, progress func(backends.Progress)) error {
 	if progress == nil {
-		progress = func(int64) {}
+		progress = func(backends.Progress) {}
 	}
 	res, err := opaque(m)
 	if err != nil {
@@ -37,7 +37,7 @@ func (s *Store) Fetch(ctx context.Context, _ backends.PullRequest, m backends.Ma
 	}
 	defer unlock()
 	if s.stored(l) != "" || s.cached(l) {
-		progress(max(l.Size, 0))
+		progress(backends.Progress{Received: max(l.Size, 0)})
 		return nil
 	}
 	if err := s.checkSpace(m.Ref, l); err != nil {
@@ -68,7 +68,7 @@ func freeBytes(dir string) (uint64, error) {
 
 // download writes <digest>.partial and renames it to <digest> once its content
 // is known to be right and on disk.
-func (s *Store) download(ctx context.Context, res *resolved, ref string, l backends.Layer, progress func(int64)) (err error) {
+func (s *Store) download(ctx context.Context, res *resolved, ref string, l backends.Layer, progress func(backends.Progress)) (err error) {
 	partial := s.blobPath(l.Digest) + partialSuffix
 	file, err := os.OpenFile(partial, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -112,7 +112,7 @@ type watched struct {
 	file     *os.File
 	hash     digest.Digester
 	want     backends.Layer
-	progress func(int64)
+	progress func(backends.Progress)
 	limit    time.Duration
 	bytes    int64
 }
@@ -150,7 +150,7 @@ func (w *watched) drain(stream io.Reader, alive func()) error {
 				return err
 			}
 			w.bytes += int64(n)
-			w.progress(w.bytes)
+			w.progress(backends.Progress{Received: w.bytes})
 		}
 		switch {
 		case w.want.Size >= 0 && w.bytes > w.want.Size:
