@@ -36,7 +36,8 @@ func (s *Store) Fetch(ctx context.Context, _ backends.PullRequest, m backends.Ma
 		return messages.Errorf(messages.KindOf(err), "layer %s of %s: %w", l.Digest, m.Ref, err)
 	}
 	defer unlock()
-	if s.stored(l) != "" || s.cached(l) {
+	// An artifact's blob is a file of a volume, whatever layer is made of it too.
+	if (res.artifact == nil && s.stored(l) != "") || s.cached(l) {
 		progress(backends.Progress{Received: max(l.Size, 0)})
 		return nil
 	}

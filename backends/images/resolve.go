@@ -33,6 +33,13 @@ type resolved struct {
 	top    document // what the registry gave for the name
 	image  document // the same, or the one chosen from the list
 	config document
+
+	artifact *artifact         // of an OCI artifact, which has no config
+	also     []reference.Named // more names an archive gives the image
+}
+
+func (res *resolved) names() []reference.Named {
+	return append([]reference.Named{res.named}, res.also...)
 }
 
 // document is a verified piece of JSON.
@@ -46,6 +53,9 @@ type document struct {
 // image is here: that is what checks the caller's credentials.
 func (s *Store) Resolve(ctx context.Context, r backends.PullRequest) (backends.Manifest, error) {
 	s.sweepSometimes()
+	if r.Source != "" {
+		return s.resolveSource(ctx, r)
+	}
 	names, err := s.candidates(r.Ref)
 	if err != nil {
 		return backends.Manifest{}, err
@@ -104,6 +114,9 @@ func (s *Store) read(ctx context.Context, sys *types.SystemContext, res *resolve
 	// Nothing of the image is looked at before the policy has agreed.
 	if err := s.allowed(ctx, image.UnparsedInstance(res.source, instance), res.named); err != nil {
 		return backends.Manifest{}, err
+	}
+	if isArtifact(res.image) {
+		return s.readArtifact(res)
 	}
 	parsed, err := parseImage(res)
 	if err != nil {

@@ -49,6 +49,7 @@ type Config struct {
 	PullProgressTimeout  time.Duration // pull_progress_timeout; 0: never
 	PinnedImages         []string      // pinned_images: exact, "prefix*", or "*keyword*"
 	ShortNameMode        string        // enforcing (the default), permissive, disabled
+	NoArtifactMounts     bool          // oci_artifact_mount_support = false
 
 	Log *slog.Logger
 }
@@ -68,6 +69,7 @@ type Store struct {
 	blobLocks  keyed // by blob digest: one download at a time
 	layerLocks keyed // by layer id: one unpack at a time
 	layers     holds
+	artifacts  artifacts
 
 	resolveLimit time.Duration
 
@@ -141,6 +143,13 @@ func (s *Store) recover() error {
 	if err := s.dropLeftLayers(); err != nil {
 		return err
 	}
+	s.artifacts.dir, s.artifacts.log = filepath.Join(s.cfg.GraphRoot, "troupe-artifacts"), s.log
+	if err := s.artifacts.load(); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(s.loadDir()); err != nil {
+		return fmt.Errorf("image blob cache: %w", err)
+	}
 	return s.sweepBlobs(true)
 }
 
@@ -164,6 +173,9 @@ func (s *Store) Close() error {
 func (s *Store) LayerDirs(ctx context.Context, imageID string) ([]string, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("layers of image %s: %w", imageID, err)
+	}
+	if dirs, err := s.artifactDirs(imageID); dirs != nil || err != nil {
+		return dirs, err
 	}
 	image, err := s.store.Image(imageID)
 	if err != nil {

@@ -172,6 +172,7 @@ func buildImages(c *config.Config, log *slog.Logger) (*images.Store, error) {
 		PullProgressTimeout:  c.Image.PullStall,
 		PinnedImages:         c.Image.Pinned,
 		ShortNameMode:        c.Image.ShortNameMode,
+		NoArtifactMounts:     !c.Image.ArtifactMounts,
 		Log:                  log,
 	})
 }
