@@ -62,9 +62,9 @@ func (s *Store) resolveSource(ctx context.Context, r backends.PullRequest) (back
 	m, err := s.read(ctx, sys, res)
 	if err != nil {
 		first.close()
-		return backends.Manifest{}, fmt.Errorf("loading %q: %w", r.Source, err)
+		return backends.Manifest{}, sourceError(ctx, err, r.Source)
 	}
-	res.source = newIdleSource(first, open)
+	res.source = newIdleSource(first, r.Source, open)
 	return m, nil
 }
 
@@ -189,11 +189,13 @@ func fullName(name string) reference.Named {
 	return complete(named)
 }
 
+// sourceError classifies what an archive, or the file system, has answered. No
+// registry has to do with it, so it is not tried again for that.
 func sourceError(ctx context.Context, err error, source string) error {
 	var classified *messages.Error
 	kind := messages.Invalid
 	switch {
-	case errors.As(err, &classified):
+	case errors.As(err, &classified) && classified.Kind != messages.RegistryUnavailable:
 		kind = classified.Kind
 	case ctx.Err() != nil:
 		kind = messages.KindOf(ctx.Err())

@@ -22,6 +22,7 @@ const idleLimit = 30 * time.Second
 // archives do not promise that it may be: all of them only open a file.
 type idleSource struct {
 	types.ImageSource
+	name   string
 	reopen func(context.Context) (opened, error)
 	limit  time.Duration
 
@@ -31,8 +32,8 @@ type idleSource struct {
 	timer *time.Timer
 }
 
-func newIdleSource(first opened, reopen func(context.Context) (opened, error)) *idleSource {
-	s := &idleSource{ImageSource: first, reopen: reopen, limit: idleLimit, now: &first}
+func newIdleSource(first opened, name string, reopen func(context.Context) (opened, error)) *idleSource {
+	s := &idleSource{ImageSource: first, name: name, reopen: reopen, limit: idleLimit, now: &first}
 	s.timer = time.AfterFunc(s.limit, func() { _ = s.Close() })
 	return s
 }
@@ -41,14 +42,14 @@ func newIdleSource(first opened, reopen func(context.Context) (opened, error)) *
 func (s *idleSource) GetBlob(ctx context.Context, info types.BlobInfo, cache types.BlobInfoCache) (io.ReadCloser, int64, error) {
 	source, err := s.use(ctx)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, sourceError(ctx, err, s.name)
 	}
 	stream, size, err := source.GetBlob(ctx, info, cache)
 	if err != nil {
 		s.leave()
-		return nil, 0, err
+		return nil, 0, sourceError(ctx, err, s.name)
 	}
-	return &usedStream{stream, sync.OnceFunc(s.leave)}, size, nil
+	return &usedStream{stream, ctx, s.name, sync.OnceFunc(s.leave)}, size, nil
 }
 
 func (s *idleSource) use(ctx context.Context) (types.ImageSource, error) {
@@ -88,7 +89,18 @@ func (s *idleSource) Close() error {
 
 type usedStream struct {
 	io.ReadCloser
+	ctx   context.Context
+	name  string
 	leave func()
+}
+
+// Read implements io.Reader.
+func (s *usedStream) Read(p []byte) (int, error) {
+	n, err := s.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		err = sourceError(s.ctx, err, s.name)
+	}
+	return n, err
 }
 
 // Close implements io.Closer.
