@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -28,6 +29,7 @@ import (
 	"go.podman.io/image/v5/types"
 	"go.podman.io/storage"
 	"go.podman.io/storage/pkg/reexec"
+	"golang.org/x/sync/semaphore"
 )
 
 // Config says where images are kept and how registries are met. The options
@@ -68,6 +70,8 @@ type Store struct {
 	blobLocks  keyed // by blob digest: one download at a time
 	layerLocks keyed // by layer id: one unpack at a time
 	layers     holds
+	cores      *semaphore.Weighted // who unpacks
+	syncs      syncs
 
 	resolveLimit time.Duration
 
@@ -75,6 +79,8 @@ type Store struct {
 	facts map[string]facts // by image id
 	files map[string]inodes
 	swept time.Time
+
+	staged map[string]*stagedLayer // by blob digest
 }
 
 var _ backends.Images = (*Store)(nil)
@@ -95,7 +101,8 @@ func New(cfg Config) (*Store, error) {
 		cfg.Log = slog.Default()
 	}
 	forwardLibraryLog(cfg.Log)
-	s := &Store{cfg: cfg, log: cfg.Log, resolveLimit: resolveLimit, facts: map[string]facts{}, files: map[string]inodes{}}
+	s := &Store{cfg: cfg, log: cfg.Log, resolveLimit: resolveLimit, facts: map[string]facts{}, files: map[string]inodes{}, staged: map[string]*stagedLayer{}}
+	s.cores = semaphore.NewWeighted(int64(max(2, runtime.NumCPU())))
 	if err := s.configure(); err != nil {
 		return nil, err
 	}
@@ -141,7 +148,10 @@ func (s *Store) recover() error {
 	if err := s.dropLeftLayers(); err != nil {
 		return err
 	}
-	return s.sweepBlobs(true)
+	if err := s.adopt(); err != nil {
+		return fmt.Errorf("staged layers: %w", err)
+	}
+	return s.sweepBlobs()
 }
 
 // Reload makes the next pull read registries.conf again.
