@@ -243,7 +243,7 @@ func (d *download) connection(ctx context.Context) error {
 }
 
 func (d *download) open(ctx context.Context) (io.ReadCloser, error) {
-	info := types.BlobInfo{Digest: digest.Digest(d.layer.Digest), Size: d.layer.Size, MediaType: d.layer.MediaType}
+	info := infoOf(d.layer)
 	if d.blob.size > 0 {
 		if stream, err, can := rest(ctx, d.source, info, d.blob.size); can {
 			return stream, err
@@ -254,6 +254,11 @@ func (d *download) open(ctx context.Context) (io.ReadCloser, error) {
 		_, err = io.CopyN(io.Discard, stream, d.blob.size)
 	}
 	return stream, err
+}
+
+// infoOf names a layer's blob to the library.
+func infoOf(l backends.Layer) types.BlobInfo {
+	return types.BlobInfo{Digest: digest.Digest(l.Digest), Size: l.Size, MediaType: l.MediaType}
 }
 
 var errTooLong = errors.New("the registry sends more than the manifest says")

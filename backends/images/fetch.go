@@ -37,13 +37,22 @@ func (s *Store) Fetch(ctx context.Context, _ backends.PullRequest, m backends.Ma
 	if err := s.checkSpace(m.Ref, l); err != nil {
 		return err
 	}
-	err = s.stage(ctx, res, m.Ref, l, meter)
+	st, err := s.stageChunked(ctx, res, l, meter)
+	if err == nil && st == nil {
+		st, err = s.stage(ctx, res, l, meter)
+	}
+	if err == nil {
+		err = s.keep(ctx, st)
+	}
 	if messages.KindOf(err) == messages.NoSpace {
 		// The retry will have to download again; that is better than to leave
 		// the node full.
 		s.dropFetched(m.Layers)
 	}
-	return err
+	if err != nil {
+		return storeError(err, "layer %s of %s", l.Digest, m.Ref)
+	}
+	return nil
 }
 
 // checkSpace refuses at once what cannot fit.
@@ -68,10 +77,10 @@ func freeBytes(dir string) (uint64, error) {
 
 // stage downloads into a file while a second goroutine follows it: decompresses,
 // hashes and unpacks. When the download is over, so is nearly all of the work.
-func (s *Store) stage(ctx context.Context, res *resolved, ref string, l backends.Layer, m *meter) error {
+func (s *Store) stage(ctx context.Context, res *resolved, l backends.Layer, m *meter) (*stagedLayer, error) {
 	blob, err := s.openBlob(l)
 	if err != nil {
-		return storeError(err, "layer %s of %s", l.Digest, ref)
+		return nil, err
 	}
 	defer blob.file.Close()
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -91,23 +100,17 @@ func (s *Store) stage(ctx context.Context, res *resolved, ref string, l backends
 	switch {
 	case unpackErr != nil && isFull(unpackErr):
 		free, _ := freeBytes(s.imageRoot())
-		err = messages.Errorf(messages.NoSpace, "unpacking layer %s of %s: %s is full (%d bytes free): %w", l.Digest, ref, s.imageRoot(), free, unpackErr)
+		err = messages.Errorf(messages.NoSpace, "unpacking: %s is full (%d bytes free): %w", s.imageRoot(), free, unpackErr)
 	case downloadErr != nil:
-		err = s.downloadError(ctx, downloadErr, ref, l, blob)
+		err = s.downloadError(ctx, downloadErr, l, blob)
 	case unpackErr != nil:
-		err = storeError(unpackErr, "layer %s of %s", l.Digest, ref)
+		err = storeError(unpackErr, "unpacking")
 	}
 	if err == nil || messages.KindOf(err) == messages.Internal || messages.KindOf(err) == messages.NoSpace {
 		// No longer needed, or of no use to the next try, or too much for the node.
 		err = errors.Join(err, ignoreMissing(os.Remove(blob.path)))
 	}
-	if err != nil {
-		return err
-	}
-	if err := s.keep(ctx, st); err != nil {
-		return storeError(err, "layer %s of %s", l.Digest, ref)
-	}
-	return nil
+	return st, err
 }
 
 // unpackBlob unpacks what comes into the blob's file. Nothing stays of what
@@ -175,8 +178,8 @@ func (s *Store) unpackStream(l backends.Layer, plain io.Reader, m *meter) (_ *st
 	return &stagedLayer{unpacked: got, Digest: digest.Digest(l.Digest), BlobSize: l.Size, dir: dir}, nil
 }
 
-func (s *Store) downloadError(ctx context.Context, err error, ref string, l backends.Layer, blob *blobFile) error {
-	what := fmt.Sprintf("layer %s of %s, %d of %d bytes received", l.Digest, ref, blob.size, l.Size)
+func (s *Store) downloadError(ctx context.Context, err error, l backends.Layer, blob *blobFile) error {
+	what := fmt.Sprintf("%d of %d bytes received", blob.size, l.Size)
 	switch {
 	case ctx.Err() != nil:
 		return messages.Errorf(messages.KindOf(ctx.Err()), "%s: %w", what, ctx.Err())

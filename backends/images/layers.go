@@ -35,16 +35,12 @@ func chainIDs(layers []backends.Layer) []string {
 // DiffID alone is not enough: it comes from the image's configuration, and an
 // image that names a stranger's DiffID must not get the stranger's files.
 func (s *Store) stored(l backends.Layer) string {
-	find := s.store.LayersByCompressedDigest
-	if l.Digest == l.DiffID {
-		find = s.store.LayersByUncompressedDigest
-	}
-	layers, err := find(digest.Digest(l.Digest))
+	layers, err := s.store.LayersByUncompressedDigest(digest.Digest(l.DiffID))
 	if err != nil {
 		return "" // none is known
 	}
 	for _, candidate := range layers {
-		if candidate.UncompressedDigest.String() == l.DiffID && s.whole(candidate.ID) {
+		if madeFrom(&candidate, l) && s.whole(candidate.ID) {
 			return candidate.ID
 		}
 	}
@@ -61,10 +57,10 @@ func (s *Store) whole(id string) bool {
 }
 
 // madeFrom says whether a layer of the store was made from this blob.
-func (s *Store) madeFrom(id string, l backends.Layer) bool {
-	layer, err := s.store.Layer(id)
-	return err == nil && layer.UncompressedDigest.String() == l.DiffID &&
-		(l.Digest == l.DiffID || layer.CompressedDigest.String() == l.Digest)
+func madeFrom(layer *storage.Layer, l backends.Layer) bool {
+	return layer.UncompressedDigest.String() == l.DiffID &&
+		(l.Digest == l.DiffID || layer.CompressedDigest.String() == l.Digest ||
+			(layer.TOCDigest != "" && layer.TOCDigest == tocOf(l)))
 }
 
 // putLayer makes sure that layer number i of the image is in the store.
@@ -75,7 +71,7 @@ func (s *Store) putLayer(ctx context.Context, r backends.PullRequest, m backends
 		return err
 	}
 	defer unlock()
-	if s.whole(id) && s.madeFrom(id, l) {
+	if layer, err := s.store.Layer(id); err == nil && s.whole(id) && madeFrom(layer, l) {
 		return nil
 	}
 	st, err := s.getStaged(ctx, r, m, l)

@@ -177,12 +177,15 @@ func (s *Store) sweepStaged() {
 
 // commitStaged makes a staged layer one of the store's: a rename and a record.
 func (s *Store) commitStaged(id, parent string, st *stagedLayer) error {
-	split := s.splitPath(id)
+	split, options := s.splitPath(id), &storage.LayerOptions{UncompressedDigest: st.DiffID}
+	if st.TOCDigest == "" {
+		options.OriginalDigest, options.OriginalSize = st.Digest, &st.BlobSize
+	}
 	err := os.Rename(filepath.Join(st.dir, stagedSplit), split)
 	if err == nil {
 		_, err = s.store.ApplyStagedLayer(storage.ApplyStagedLayerOptions{
 			ID: id, ParentLayer: parent, DiffOutput: st.output(),
-			LayerOptions: &storage.LayerOptions{OriginalDigest: st.Digest, OriginalSize: &st.BlobSize, UncompressedDigest: st.DiffID},
+			LayerOptions: options,
 			DiffOptions:  &graphdriver.ApplyDiffWithDifferOpts{},
 		})
 	}
@@ -197,11 +200,14 @@ func (s *Store) splitPath(id string) string {
 }
 
 func (st *stagedLayer) output() *graphdriver.DriverWithDifferOutput {
-	return &graphdriver.DriverWithDifferOutput{
+	out := &graphdriver.DriverWithDifferOutput{
 		Target: filepath.Join(st.dir, stagedFiles), Size: st.Size, UIDs: st.UIDs, GIDs: st.GIDs,
-		UncompressedDigest: st.DiffID, CompressedDigest: st.Digest, TOCDigest: st.TOCDigest,
-		BigData: st.BigData, RootDirMode: st.RootMode,
+		UncompressedDigest: st.DiffID, TOCDigest: st.TOCDigest, BigData: st.BigData, RootDirMode: st.RootMode,
 	}
+	if st.TOCDigest == "" { // else the blob as a whole was never seen
+		out.CompressedDigest = st.Digest
+	}
+	return out
 }
 
 // syncs puts a file system's data on disk. Whoever comes while a sync runs

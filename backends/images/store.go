@@ -3,8 +3,10 @@
 //
 // A pull has three parts, each a call of its own so that actors can share and
 // watch them: Resolve (reference, credentials, manifest, policy), Fetch (one
-// layer into the blob cache) and Commit (layers into the store, then the
-// record). Transports, credentials, registries.conf and policy.json are the
+// layer, as a stream from the registry to files beside the store) and Commit
+// (the layers become the store's by a rename each, then the record).
+// Data is on disk before a layer is recorded, so that a power cut cannot leave
+// a recorded layer of empty files (cri-o's PR 3999, containerd#5854). Transports, credentials, registries.conf and policy.json are the
 // field's library go.podman.io/image; layers and records are
 // go.podman.io/storage's. Names and keys in the store are those that the
 // library's own storage transport uses.
@@ -109,6 +111,9 @@ func New(cfg Config) (*Store, error) {
 	store, err := storage.GetStore(storage.StoreOptions{
 		GraphRoot: cfg.GraphRoot, RunRoot: cfg.RunRoot,
 		GraphDriverName: "overlay", GraphDriverOptions: driverOptions(cfg.StorageOptions),
+		// Of zstd:chunked layers only what is missing is fetched; a layer that
+		// cannot be verified that way is fetched whole.
+		PullOptions: map[string]string{"enable_partial_images": "true"},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("image store %s (runroot %s): %w", cfg.GraphRoot, cfg.RunRoot, err)
@@ -120,22 +125,14 @@ func New(cfg Config) (*Store, error) {
 	return s, nil
 }
 
-// driverOptions adds our defaults to what the configuration says: no mount of
+// driverOptions adds our default to what the configuration says: no mount of
 // the driver's own over its directory (we mount layers ourselves and want
-// nothing left behind), and layer data on disk before a layer is recorded, so
-// that a power cut cannot leave a recorded layer of empty files (cri-o's PR
-// 3999, containerd#5854).
+// nothing left behind).
 func driverOptions(configured []string) []string {
-	options := slices.Clone(configured)
-	for name, value := range map[string]string{"skip_mount_home": "true", "sync": "filesystem"} {
-		if !slices.ContainsFunc(configured, func(o string) bool {
-			key, _, _ := strings.Cut(o, "=")
-			return key == name || strings.HasSuffix(key, "."+name)
-		}) {
-			options = append(options, "overlay."+name+"="+value)
-		}
+	if slices.ContainsFunc(configured, func(o string) bool { return strings.Contains(o, "skip_mount_home=") }) {
+		return configured
 	}
-	return options
+	return append(slices.Clone(configured), "overlay.skip_mount_home=true")
 }
 
 // recover makes the cache directories and clears them.
