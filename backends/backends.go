@@ -332,6 +332,8 @@ type Layer struct {
 	DiffID    string // of the uncompressed layer
 	Size      int64  // of the blob; -1 when the manifest does not say
 	MediaType string
+
+	Annotations map[string]string // of its descriptor
 }
 
 // Journal keeps the records of pods and containers: one small file each,

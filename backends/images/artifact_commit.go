@@ -27,13 +27,13 @@ func (s *Store) commitArtifact(ctx context.Context, r backends.PullRequest, m ba
 	defer unlock()
 	if err := s.putArtifact(ctx, r, m, res); err != nil {
 		if storeKind(err) == messages.NoSpace {
-			s.dropBlobs(m.Layers) // better than to leave the node full
+			s.dropFetched(m.Layers) // better than to leave the node full
 			free, _ := freeBytes(s.cfg.GraphRoot)
 			err = fmt.Errorf("%s is full (%d bytes free): %w", s.cfg.GraphRoot, free, err)
 		}
 		return messages.Image{}, storeError(err, "artifact %s", m.Ref)
 	}
-	s.dropBlobs(m.Layers)
+	s.dropFetched(m.Layers)
 	if err := s.takeNames(res, m.ConfigID); err != nil {
 		return messages.Image{}, storeError(err, "naming artifact %s", m.Ref)
 	}
@@ -63,6 +63,37 @@ func (s *Store) putArtifact(ctx context.Context, r backends.PullRequest, m backe
 		}
 		return nil
 	})
+}
+
+// fetchFile is Fetch for a file of an artifact: nothing is unpacked, the blob
+// waits in the cache under its own name for Commit.
+func (s *Store) fetchFile(ctx context.Context, res *resolved, l backends.Layer, m *meter) error {
+	path := s.blobPath(l.Digest)
+	if info, err := os.Stat(path); err == nil && info.Size() == l.Size {
+		m.received(l.Size)
+		return nil
+	}
+	if err := s.checkSpace(res.named.String(), l); err != nil {
+		return err
+	}
+	blob, err := s.openBlob(l)
+	if err != nil {
+		return err
+	}
+	defer blob.file.Close()
+	d := &download{source: res.source, layer: l, blob: blob, limit: s.cfg.PullProgressTimeout, progress: m}
+	if err = d.run(ctx); err != nil {
+		err = s.downloadError(ctx, err, l, blob)
+		if kind := messages.KindOf(err); kind == messages.Internal || kind == messages.NoSpace {
+			err = errors.Join(err, ignoreMissing(os.Remove(blob.path)))
+		}
+		return err
+	}
+	// On disk before it has the name that says it is whole.
+	if err := blob.file.Sync(); err != nil {
+		return fmt.Errorf("syncing %s: %w", blob.path, err)
+	}
+	return os.Rename(blob.path, path)
 }
 
 // placeBlob puts a fetched blob at path. Another pull's commit may drop it from

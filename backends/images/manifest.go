@@ -103,7 +103,7 @@ func layersOf(res *resolved, parsed manifest.Manifest) ([]backends.Layer, error)
 			return nil, messages.Errorf(messages.Precondition, "layer %d of %s: %w", i+1, res.named, err)
 		}
 		layers = append(layers, backends.Layer{
-			Digest: info.Digest.String(), DiffID: diffID.String(), Size: info.Size, MediaType: info.MediaType,
+			Digest: info.Digest.String(), DiffID: diffID.String(), Size: info.Size, MediaType: info.MediaType, Annotations: info.Annotations,
 		})
 	}
 	return layers, nil
