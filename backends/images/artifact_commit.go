@@ -102,15 +102,16 @@ func (s *Store) placeBlob(ctx context.Context, r backends.PullRequest, m backend
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	for {
+	var err error
+	for range 3 {
 		if err := s.Fetch(ctx, r, m, l, nil); err != nil {
 			return err
 		}
-		err := linkOrCopy(ctx, s.blobPath(l.Digest), path)
-		if err == nil || !errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil {
+		if err = linkOrCopy(ctx, s.blobPath(l.Digest), path); err == nil || !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
+	return messages.Errorf(messages.Unavailable, "it went away again and again while its artifact was being committed; pull again: %w", err)
 }
 
 // linkOrCopy links where both are on one file system, which is the default.
