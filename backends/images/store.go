@@ -74,6 +74,7 @@ type Store struct {
 	layers     holds
 	cores      *semaphore.Weighted // who unpacks
 	syncs      syncs
+	behind     sync.WaitGroup // what Close waits for
 
 	resolveLimit time.Duration
 
@@ -159,6 +160,7 @@ func (s *Store) Close() error {
 	if s.store == nil {
 		return nil
 	}
+	s.behind.Wait()
 	defer s.store.Free()
 	if _, err := s.store.Shutdown(false); err != nil && !errors.Is(err, storage.ErrLayerUsedByContainer) {
 		return fmt.Errorf("closing image store %s: %w", s.cfg.GraphRoot, err)
