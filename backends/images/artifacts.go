@@ -52,22 +52,20 @@ func (r artifactRecord) size() uint64 {
 	return uint64(n)
 }
 
-// load reads the records and clears what a killed daemon has left.
-func (a *artifacts) load() error {
+// load reads the records. It names what a killed daemon has left.
+func (a *artifacts) load() (halves []string, err error) {
 	a.records = map[string]artifactRecord{}
 	if err := os.MkdirAll(a.dir, 0o700); err != nil {
-		return fmt.Errorf("artifacts: %w", err)
+		return nil, fmt.Errorf("artifacts: %w", err)
 	}
 	entries, err := os.ReadDir(a.dir)
 	if err != nil {
-		return fmt.Errorf("artifacts: %w", err)
+		return nil, fmt.Errorf("artifacts: %w", err)
 	}
 	for _, e := range entries {
 		at := filepath.Join(a.dir, e.Name())
 		if strings.HasPrefix(e.Name(), ".") {
-			if err := os.RemoveAll(at); err != nil {
-				return fmt.Errorf("artifacts: %w", err)
-			}
+			halves = append(halves, at)
 			continue
 		}
 		var r artifactRecord
@@ -82,7 +80,7 @@ func (a *artifacts) load() error {
 		}
 		a.records[r.ID] = r
 	}
-	return nil
+	return halves, nil
 }
 
 func (a *artifacts) get(id string) (artifactRecord, bool) {

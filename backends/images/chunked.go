@@ -30,27 +30,22 @@ func tocOf(l backends.Layer) digest.Digest {
 
 // stageChunked fetches of a layer with a table of contents only the files that
 // no layer of the store has. staged is nil, without an error, when that cannot
-// be done here: the whole blob is to be fetched then.
+// be done: the whole blob is to be fetched then.
 func (s *Store) stageChunked(ctx context.Context, res *resolved, l backends.Layer, m *meter) (staged *stagedLayer, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	var bytes atomic.Int64
 	source := &ranges{
 		ctx: ctx, source: res.source, info: infoOf(l),
-		seen: func(n int64) { m.received(bytes.Add(n)) },
+		seen:  func(n int64) { m.received(bytes.Add(n)) },
+		limit: s.cfg.PullProgressTimeout, stalled: func() { cancel(errNoProgress) },
 	}
 	if tocOf(l) == "" || !source.can() {
 		return nil, nil
 	}
-	if err := s.cores.Acquire(ctx, 1); err != nil {
-		return nil, err
-	}
-	defer s.cores.Release(1)
 	out, err := s.runDiffer(ctx, l, source)
 	if err != nil {
-		if errors.As(err, new(chunked.ErrFallbackToOrdinaryLayerDownload)) {
-			s.log.Info("layer is fetched whole", "layer", l.Digest, "why", err)
-			return nil, nil
-		}
-		return nil, err
+		return nil, s.orWhole(ctx, l, err)
 	}
 	defer func() { err = errors.Join(err, s.store.CleanupStagedLayer(out)) }()
 	if out.TarSplit == nil || out.UncompressedDigest == "" {
@@ -61,6 +56,19 @@ func (s *Store) stageChunked(ctx context.Context, res *resolved, l backends.Laye
 		return nil, messages.Errorf(messages.Internal, "its content is not what the image's configuration says: want %s, got %s", l.DiffID, got)
 	}
 	return s.takeOver(l, out)
+}
+
+// orWhole says whether fetching the whole blob is worth trying after an error:
+// that goes on where a connection was cut, and says better what is wrong.
+func (s *Store) orWhole(ctx context.Context, l backends.Layer, err error) error {
+	switch {
+	case errors.Is(context.Cause(ctx), errNoProgress):
+		return messages.Errorf(messages.Deadline, "%w for %s (pull_progress_timeout)", errNoProgress, s.cfg.PullProgressTimeout)
+	case ctx.Err() != nil, isFull(err):
+		return err
+	}
+	s.log.Info("layer is fetched whole", "layer", l.Digest, "why", err)
+	return nil
 }
 
 func (s *Store) runDiffer(ctx context.Context, l backends.Layer, source *ranges) (*graphdriver.DriverWithDifferOutput, error) {

@@ -74,7 +74,9 @@ type filter struct {
 }
 
 // startFilter runs igzip on a stranger's bytes: as nobody, with nothing but its
-// two pipes, and it dies with us.
+// two pipes, and it ends when we die, since both break. (A parent-death signal
+// would come when the thread ends that has started it, and threads that unpack
+// do end.)
 func startFilter(blob io.Reader) (io.ReadCloser, error) {
 	out, in, err := os.Pipe()
 	if err != nil {
@@ -84,7 +86,7 @@ func startFilter(blob io.Reader) (io.ReadCloser, error) {
 	f := &filter{cmd: exec.Command(igzip(), "-d", "-c"), out: out}
 	f.cmd.Stdin, f.cmd.Stdout, f.cmd.Stderr = blob, in, &f.errors
 	f.cmd.Env, f.cmd.Dir = []string{}, "/"
-	f.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	f.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if os.Geteuid() == 0 {
 		f.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
 	}

@@ -1,6 +1,7 @@
 package images
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -150,7 +151,7 @@ func (s *Store) unpackTry(ctx context.Context, l backends.Layer, bytes *follower
 		return nil, fmt.Errorf("decompressing: %w", err)
 	}
 	defer plain.Close()
-	st, err := s.unpackStream(l, plain, m)
+	st, err := s.unpackStream(l, bufio.NewReaderSize(plain, aheadSize), m)
 	if err == nil {
 		st.BlobSize = bytes.at // all of it: its end comes only after the digest was right
 	}

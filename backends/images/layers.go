@@ -143,7 +143,7 @@ func (s *Store) stageStored(ctx context.Context, l backends.Layer) (*stagedLayer
 	if err != nil {
 		return nil, fmt.Errorf("copying layer %s: %w", id, err)
 	}
-	if err := s.syncs.sync(ctx, st.dir); err != nil {
+	if err := s.syncs.sync(ctx, s.imageRoot()); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(st.dir))
 	}
 	return st, nil

@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"reflect"
+	"time"
 
 	"go.podman.io/image/v5/types"
 	"go.podman.io/storage/pkg/chunked"
@@ -19,6 +20,11 @@ type ranges struct {
 	source types.ImageSource
 	info   types.BlobInfo
 	seen   func(int64) // told of bytes as they come; may be nil
+
+	// While an answer is awaited or read, stalled is called when no byte comes
+	// for limit; 0: never.
+	limit   time.Duration
+	stalled func()
 }
 
 // can says whether the source gives parts.
@@ -26,6 +32,7 @@ func (r *ranges) can() bool { return reflect.ValueOf(r.source).MethodByName("Get
 
 // GetBlobAt implements chunked.ImageSourceSeekable.
 func (r *ranges) GetBlobAt(chunks []chunked.ImageSourceChunk) (chan io.ReadCloser, chan error, error) {
+	alive, over := r.watch()
 	method := reflect.ValueOf(r.source).MethodByName("GetBlobAt")
 	list := reflect.MakeSlice(method.Type().In(2), 0, len(chunks))
 	for _, c := range chunks {
@@ -33,26 +40,34 @@ func (r *ranges) GetBlobAt(chunks []chunked.ImageSourceChunk) (chan io.ReadClose
 	}
 	out := method.Call([]reflect.Value{reflect.ValueOf(r.ctx), reflect.ValueOf(r.info), list})
 	if err, _ := out[2].Interface().(error); err != nil {
+		over()
 		if reflect.TypeOf(err).Name() == "BadPartialRequestError" {
 			err = chunked.ErrBadRequest{}
 		}
 		return nil, nil, err
 	}
-	return r.counted(out[0].Interface().(chan io.ReadCloser)), out[1].Interface().(chan error), nil
-}
-
-func (r *ranges) counted(streams chan io.ReadCloser) chan io.ReadCloser {
+	streams, errs := out[0].Interface().(chan io.ReadCloser), out[1].Interface().(chan error)
 	if r.seen == nil {
-		return streams
+		over()
+		return streams, errs, nil
 	}
 	counted := make(chan io.ReadCloser)
 	go func() {
 		defer close(counted)
+		defer over()
 		for stream := range streams {
-			counted <- countedStream{stream, r.seen}
+			counted <- countedStream{stream, func(n int64) { alive(); r.seen(n) }}
 		}
 	}()
-	return counted
+	return counted, errs, nil
+}
+
+func (r *ranges) watch() (alive, over func()) {
+	if r.limit <= 0 || r.stalled == nil {
+		return func() {}, func() {}
+	}
+	timer := time.AfterFunc(r.limit, r.stalled)
+	return func() { timer.Reset(r.limit) }, func() { timer.Stop() }
 }
 
 type countedStream struct {

@@ -129,6 +129,7 @@ func TestALayerThatWasStagedBeforeAKillIsNotFetchedAgain(t *testing.T) {
 	if _, err := again.LayerDirs(context.Background(), image.ID); err != nil {
 		t.Error(err)
 	}
+	again.behind.Wait()
 	if left, _ := os.ReadDir(again.stagedDir()); len(left) > 0 {
 		t.Errorf("left beside the store: %v", left)
 	}

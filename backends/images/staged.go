@@ -78,7 +78,7 @@ func (s *Store) newStaged(l backends.Layer) (string, error) {
 // keep makes an unpacked layer a staged one: data on disk, then the record,
 // then its name.
 func (s *Store) keep(ctx context.Context, st *stagedLayer) error {
-	if err := s.syncs.sync(ctx, st.dir); err != nil {
+	if err := s.syncs.sync(ctx, s.imageRoot()); err != nil {
 		return err
 	}
 	data, err := json.Marshal(st)
@@ -124,8 +124,8 @@ func syncDir(path string) error {
 	return dir.Sync()
 }
 
-// adopt takes over what an earlier daemon has staged and removes what it had
-// not come to an end with.
+// adopt takes over what an earlier daemon has staged. What it had not come to
+// an end with goes meanwhile: a start does not wait for it.
 func (s *Store) adopt() error {
 	if err := os.MkdirAll(s.stagedDir(), 0o700); err != nil {
 		return err
@@ -134,6 +134,7 @@ func (s *Store) adopt() error {
 	if err != nil {
 		return err
 	}
+	var halves []string
 	for _, e := range entries {
 		dir := filepath.Join(s.stagedDir(), e.Name())
 		data, err := os.ReadFile(filepath.Join(dir, stagedRecord))
@@ -142,11 +143,21 @@ func (s *Store) adopt() error {
 			s.staged[string(st.Digest)] = st
 			continue
 		}
-		if err := os.RemoveAll(dir); err != nil {
-			return err
-		}
+		halves = append(halves, dir)
 	}
+	s.removeBehind(halves)
 	return nil
+}
+
+// removeBehind removes what an earlier daemon has left; nobody waits for it.
+func (s *Store) removeBehind(halves []string) {
+	s.behind.Go(func() {
+		for _, dir := range halves {
+			if err := os.RemoveAll(dir); err != nil {
+				s.log.Warn("what a pull has left stays until the next start", "dir", dir, "error", err)
+			}
+		}
+	})
 }
 
 // dropStaged removes a staged layer.

@@ -16,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -76,6 +77,7 @@ type Store struct {
 	artifacts  artifacts
 	cores      *semaphore.Weighted // who unpacks
 	syncs      syncs
+	behind     sync.WaitGroup // what Close waits for
 
 	resolveLimit time.Duration
 
@@ -151,12 +153,18 @@ func (s *Store) recover() error {
 		return fmt.Errorf("staged layers: %w", err)
 	}
 	s.artifacts.dir, s.artifacts.log = filepath.Join(s.cfg.GraphRoot, "troupe-artifacts"), s.log
-	if err := s.artifacts.load(); err != nil {
+	halves, err := s.artifacts.load()
+	if err != nil {
 		return err
 	}
-	if err := os.RemoveAll(s.loadDir()); err != nil {
+	unpacked, err := os.ReadDir(s.loadDir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("image blob cache: %w", err)
 	}
+	for _, e := range unpacked {
+		halves = append(halves, filepath.Join(s.loadDir(), e.Name()))
+	}
+	s.removeBehind(halves)
 	return s.sweepBlobs()
 }
 
@@ -168,6 +176,7 @@ func (s *Store) Close() error {
 	if s.store == nil {
 		return nil
 	}
+	s.behind.Wait()
 	defer s.store.Free()
 	if _, err := s.store.Shutdown(false); err != nil && !errors.Is(err, storage.ErrLayerUsedByContainer) {
 		return fmt.Errorf("closing image store %s: %w", s.cfg.GraphRoot, err)

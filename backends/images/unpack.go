@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/readahead"
 	"github.com/opencontainers/go-digest"
 	"github.com/vbatts/tar-split/tar/asm"
 	tarsplit "github.com/vbatts/tar-split/tar/storage"
@@ -46,11 +47,18 @@ func unpack(stream io.Reader, dir string, split io.Writer, seen func(int64)) (un
 	if err != nil {
 		return unpacked{}, err
 	}
-	err = extract(dir, payload)
+	// The unpacking thread is woken by the system each time it has waited: few
+	// large pieces, some ahead.
+	ahead, err := readahead.NewReaderSize(payload, aheadPieces, aheadSize)
+	if err != nil {
+		return unpacked{}, err
+	}
+	err = extract(dir, ahead)
 	if err == nil {
-		_, err = io.Copy(io.Discard, payload) // padding belongs to the digest
+		_, err = io.Copy(io.Discard, ahead) // padding belongs to the digest
 	}
 	payload.Close()
+	ahead.Close()
 	if packed := <-done; err == nil {
 		err = packed
 	}
@@ -62,6 +70,8 @@ func unpack(stream io.Reader, dir string, split io.Writer, seen func(int64)) (un
 		UIDs: sorted(headers.uids), GIDs: sorted(headers.gids), RootMode: headers.root,
 	}, err
 }
+
+const aheadPieces, aheadSize = 4, 256 << 10
 
 // extract unpacks in a thread whose root is dir: whatever names and links a
 // stranger's archive has, there is nothing else they can reach. The thread is
