@@ -59,16 +59,19 @@ func run(ctx context.Context, o options) error {
 	if o.worker != "" {
 		return work(ctx, o.worker, o.dir)
 	}
-	load := loadAverage()
-	if load > 1 {
-		fmt.Fprintf(os.Stderr, "bench-pull: something else is running (load average %.1f): the figures are not to be trusted\n", load)
+	others, err := busyCores(time.Second)
+	if err != nil {
+		return err
+	}
+	if others > 0.2 {
+		fmt.Fprintf(os.Stderr, "bench-pull: %.1f cores are busy with something else: the figures are not to be trusted\n", others)
 	}
 	r, err := startRegistry()
 	if err != nil {
 		return err
 	}
 	begin := time.Now()
-	i, err := build(r, o.wanted)
+	i, err := build(ctx, r, o.wanted)
 	if err != nil {
 		return fmt.Errorf("making the images: %w", err)
 	}
@@ -87,7 +90,7 @@ func run(ctx context.Context, o options) error {
 			}
 		}
 	}
-	return publish(out, i, load, o)
+	return publish(out, i, others, o)
 }
 
 func (o options) playAll(ctx context.Context, r *registry, s scene, out results) error {
@@ -150,7 +153,7 @@ func oneOf(list, name string) bool {
 	return list == "" || slices.Contains(strings.Split(list, ","), name)
 }
 
-func publish(out results, i *pulled, load float64, o options) error {
+func publish(out results, i *pulled, others float64, o options) error {
 	text := table(out, i)
 	fmt.Println(text)
 	if o.only != "" || o.steps != "" {
@@ -171,5 +174,5 @@ func publish(out results, i *pulled, load float64, o options) error {
 	if err := os.WriteFile(filepath.Join(dir, "pull.json"), append(raw, '\n'), 0o644); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, "PULL.md"), []byte(page(text, load, o)), 0o644)
+	return os.WriteFile(filepath.Join(dir, "PULL.md"), []byte(page(text, others, o)), 0o644)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"slices"
 )
@@ -48,7 +49,7 @@ func deal() (*contents, error) {
 }
 
 // build makes the images of the wanted steps and puts them into the registry.
-func build(r *registry, wanted func(steps ...string) bool) (*pulled, error) {
+func build(ctx context.Context, r *registry, wanted func(steps ...string) bool) (*pulled, error) {
 	c, err := deal()
 	if err != nil {
 		return nil, err
@@ -65,6 +66,9 @@ func build(r *registry, wanted func(steps ...string) bool) (*pulled, error) {
 		{[]string{chunked, update}, i.makeChunked},
 		{[]string{single30, single300}, i.makeSingle},
 	} {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		if !wanted(b.steps...) {
 			continue
 		}

@@ -2,9 +2,7 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"runtime"
-	"strconv"
 	"strings"
 	"time"
 
@@ -116,21 +114,13 @@ func traffic(r results, i *pulled) (all []target) {
 	return all
 }
 
-// loadAverage is that of the last minute: before the run, of others' work.
-func loadAverage() float64 {
-	text, _ := os.ReadFile("/proc/loadavg")
-	load, _, _ := strings.Cut(string(text), " ")
-	v, _ := strconv.ParseFloat(load, 64)
-	return v
-}
-
 func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
 
-func page(text string, load float64, o options) string {
+func page(text string, others float64, o options) string {
 	var u unix.Utsname
 	_ = unix.Uname(&u) // then the kernel is not named
 	return fmt.Sprintf("# Image pulls: Troupe beside containerd\n\n"+
-		"Made by `make bench-pull` on %s: %d cores, Linux %s, load average %.1f. Medians of %d runs, the runtimes taking turns. Read the\n"+
+		"Made by `make bench-pull` on %s: %d cores, Linux %s, %.1f cores busy with something else when it began. Medians of %d runs, the runtimes taking turns. Read the\n"+
 		"figures as ratios: the machine is small.\n\n"+
 		"Each pull is on a journaled ext4 of its own, made for it, whose device is a file on tmpfs; the registry serves from\n"+
 		"memory over loopback. The images are of files of this machine's /usr, 300 MB in 8 layers the big one (its sibling has\n"+
@@ -140,5 +130,5 @@ func page(text string, load float64, o options) string {
 		"10 ms. *sent*: by the registry, of blobs; *again*: more than each blob once. *floor*: download, both SHA-256, gunzip and\n"+
 		"unpack by the bare libraries, all layers at once, then syncfs (in its wall). *skopeo copy*: Debian's, copy.Image\n"+
 		"into the storage library, without syncing.\n\n%s",
-		time.Now().UTC().Format("2006-01-02"), runtime.NumCPU(), unix.ByteSliceToString(u.Release[:]), load, o.runs, text)
+		time.Now().UTC().Format("2006-01-02"), runtime.NumCPU(), unix.ByteSliceToString(u.Release[:]), others, o.runs, text)
 }
