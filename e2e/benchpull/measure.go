@@ -52,7 +52,7 @@ func (r results) add(step, contender string, s sample) {
 	r[step][contender] = append(r[step][contender], s)
 }
 
-// median is that of each figure by itself.
+// median is that of each figure by itself; of what was sent again, the worst.
 func (r results) median(step, contender string) (m sample, ok bool) {
 	all := r[step][contender]
 	if len(all) == 0 {
@@ -63,7 +63,9 @@ func (r results) median(step, contender string) (m sample, ok bool) {
 	m.CPU = middle(all, func(s sample) float64 { return s.CPU })
 	m.Peak = middle(all, func(s sample) int64 { return s.Peak })
 	m.Sent = middle(all, func(s sample) int64 { return s.Sent })
-	m.Resent = middle(all, func(s sample) int64 { return s.Resent })
+	for _, s := range all {
+		m.Resent = max(m.Resent, s.Resent)
+	}
 	return m, true
 }
 
