@@ -17,12 +17,13 @@ import (
 type file struct {
 	path  string
 	size  int
-	order [sha256.Size]byte
+	order [sha256.Size]byte // of the directory
 }
 
-// deck hands out files of /usr, each once, in an order that has nothing to do
-// with where they are: so every layer is a like mixture of programs,
-// libraries and text, the same one each time on the same machine.
+// deck hands out files of /usr, each once, directory by directory as packages
+// would bring them, but the directories in an order that has nothing to do with
+// where they are: so the layers are mixtures of programs, libraries and text,
+// the same ones each time on the same machine.
 type deck struct{ files []file }
 
 // biggest is left out above this size: one file could be half a layer.
@@ -35,11 +36,11 @@ func newDeck() (*deck, error) {
 			return err
 		}
 		if info, err := e.Info(); err == nil && info.Size() <= biggest {
-			d.files = append(d.files, file{path, int(info.Size()), sha256.Sum256([]byte(path))})
+			d.files = append(d.files, file{path, int(info.Size()), sha256.Sum256([]byte(filepath.Dir(path)))})
 		}
 		return nil // gone meanwhile is as good as never there
 	})
-	slices.SortFunc(d.files, func(a, b file) int { return bytes.Compare(a.order[:], b.order[:]) })
+	slices.SortFunc(d.files, func(a, b file) int { return cmp.Or(bytes.Compare(a.order[:], b.order[:]), cmp.Compare(a.path, b.path)) })
 	return d, err
 }
 

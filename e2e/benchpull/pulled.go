@@ -13,6 +13,7 @@ type pulled struct {
 	chunked, update          string
 	single30, single300      string
 	updateSize               int // bytes of the update's one layer
+	bigFiles                 int
 }
 
 // Uncompressed sizes, in bytes. The big image's are 300 MB together, uneven as
@@ -54,7 +55,7 @@ func build(ctx context.Context, r *registry, wanted func(steps ...string) bool) 
 	if err != nil {
 		return nil, err
 	}
-	i := &pulled{}
+	i := &pulled{bigFiles: len(slices.Concat(c.big...))}
 	for _, b := range []struct {
 		steps []string
 		make  func(*registry, *contents) error

@@ -101,7 +101,7 @@ func toTheFloor(r results) (all []target) {
 func traffic(r results, i *pulled) (all []target) {
 	var again, sent int64
 	for _, step := range stepOrder {
-		if m, ok := r.median(step, troupe); ok {
+		if m, ok := r.median(step, troupe); ok && step != chunked && step != update {
 			again, sent = again+m.Resent, sent+m.Sent
 		}
 	}
@@ -116,19 +116,19 @@ func traffic(r results, i *pulled) (all []target) {
 
 func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
 
-func page(text string, others float64, o options) string {
+func page(text string, files int, others float64, o options) string {
 	var u unix.Utsname
 	_ = unix.Uname(&u) // then the kernel is not named
 	return fmt.Sprintf("# Image pulls: Troupe beside containerd\n\n"+
 		"Made by `make bench-pull` on %s: %d cores, Linux %s, %.1f cores busy with something else when it began. Medians of %d runs, the runtimes taking turns. Read the\n"+
 		"figures as ratios: the machine is small.\n\n"+
 		"Each pull is on a journaled ext4 of its own, made for it, whose device is a file on tmpfs; the registry serves from\n"+
-		"memory over loopback. The images are of files of this machine's /usr, 300 MB in 8 layers the big one (its sibling has\n"+
-		"another last layer). containerd is what `tools/peers/go.mod` pins, with its defaults; all find the same `igzip`.\n\n"+
+		"memory over loopback. The images are of files of this machine's /usr, 300 MB (%d files) in 8 layers the big one (its\n"+
+		"sibling has another last layer). containerd is what `tools/peers/go.mod` pins, with its defaults; all find the same `igzip`.\n\n"+
 		"*wall*: PullImage over CRI, until the last answer. *then syncfs*: what the answer had left to a power cut (containerd's\n"+
 		"default is not to sync layers). *CPU*: of the daemon and its children. *peak*: their anonymous memory, looked at every\n"+
 		"10 ms. *sent*: by the registry, of blobs; *again*: more than each blob once. *floor*: download, both SHA-256, gunzip and\n"+
 		"unpack by the bare libraries, all layers at once, then syncfs (in its wall). *skopeo copy*: Debian's, copy.Image\n"+
 		"into the storage library, without syncing.\n\n%s",
-		time.Now().UTC().Format("2006-01-02"), runtime.NumCPU(), unix.ByteSliceToString(u.Release[:]), others, o.runs, text)
+		time.Now().UTC().Format("2006-01-02"), runtime.NumCPU(), unix.ByteSliceToString(u.Release[:]), others, o.runs, files, text)
 }
