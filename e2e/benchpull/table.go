@@ -97,7 +97,8 @@ func toTheFloor(r results) (all []target) {
 }
 
 // traffic wants each blob sent once at most, and of an update's layer, of
-// whose files nine in ten are there, a third at most.
+// whose files nine in ten are there, a third at most. Blobs that come in ranges
+// are left out of the first: the headers of their parts are counted too.
 func traffic(r results, i *pulled) (all []target) {
 	var again, sent int64
 	for _, step := range stepOrder {
