@@ -137,9 +137,9 @@ func (c *container) exit(st messages.ProcessState) {
 			c.process.StartedAt = st.ExitedAt
 		}
 	}
+	c.tellStopped()
 	c.become(messages.ContainerExited)
 	c.journal()
-	c.tellStopped()
 	c.starting.answer(c.env, messages.None{}, c.startErr) // without one it had started
 	c.afterExit()
 }

@@ -47,14 +47,19 @@ func startTold(ctx context.Context, n *backends.Node, p *containerPlan) (message
 }
 
 // tellStopped tells of the exit. It goes by the container's key: after what
-// plugins hear of its start, and before its removal.
+// plugins hear of its start, and before its removal. The pod's stop waits for
+// it, as long as an undo may take.
 func (c *container) tellStopped() {
 	env, told := c.env, c.plan.forPlugins(messages.ContainerExited, c.process)
 	told.Reason, told.Message = c.reason, c.message
+	c.telling = true
 	c.do(Job{Lane: LaneStop, Name: "tell plugins", Limit: env.Settings.UndoLimit}, func(ctx context.Context) (any, error) {
 		env.Node.Plugins.Stop(ctx, told)
 		return nil, nil
-	}, func(done) {})
+	}, func(done) {
+		c.telling = false
+		c.sayEnded()
+	})
 }
 
 // takeAdjusted makes the resources that plugins gave a new container its own:

@@ -21,8 +21,8 @@ type Plugins interface {
 	RunPod(ctx context.Context, p PluginPod) error
 	UpdatePod(ctx context.Context, p PluginPod) error
 	UpdatedPod(ctx context.Context, p PluginPod)
-	// StopPod also tells, before, of each container of the pod whose stop has
-	// not been told.
+	// StopPod comes when Stop has returned for each container of the pod. It
+	// also tells, before, of one whose stop has not been told: its record was lost.
 	StopPod(ctx context.Context, p PluginPod)
 	// RemovePod and Remove are for what was asked about, and do nothing for
 	// what was not.

@@ -69,6 +69,7 @@ type Node struct {
 	excused     map[backends.Key]bool // their record was torn: they are the sweeper's
 	changed     map[string]bool       // pods that Invariants has to look at
 	known       map[string][]string   // containers, by pod; "" stands for the pod
+	misheard    []string              // what plugins were told wrongly
 }
 
 // New makes an empty node: no pods, no images, a network that is ready, and a
@@ -110,7 +111,7 @@ func (n *Node) Backends() *backends.Node {
 		Namespaces: namespacesBackend{n}, Network: networkBackend{n}, Files: filesBackend{n},
 		Cgroups: cgroupsBackend{n}, Rootfs: rootfsBackend{n}, Volumes: volumesBackend{n}, Bundles: bundlesBackend{n},
 		Runtime: runtimeBackend{n}, Checkpoints: checkpointsBackend{n}, Images: imagesBackend{n}, Journal: journalBackend{n},
-		Plugins: pluginsBackend{n: n},
+		Plugins: newPlugins(n),
 	}
 }
 

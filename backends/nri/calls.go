@@ -65,7 +65,7 @@ func (b *Backend) note(pod, container, request string, err error) {
 func (b *Backend) StopPod(ctx context.Context, p backends.PluginPod) {
 	r, leave := b.enter()
 	defer leave()
-	for _, c := range b.known.running(p.ID) { // its exit is known, and the telling of it is under way
+	for _, c := range b.known.running(p.ID) { // of a container whose record was lost nobody else tells
 		c.State = messages.ContainerExited
 		b.stopIn(ctx, r, c)
 	}
