@@ -52,7 +52,6 @@ func startTold(ctx context.Context, n *backends.Node, p *containerPlan) (message
 func (c *container) tellStopped() {
 	env, told := c.env, c.plan.forPlugins(messages.ContainerExited, c.process)
 	told.Reason, told.Message = c.reason, c.message
-	c.telling = true
 	c.do(Job{Lane: LaneStop, Name: "tell plugins", Limit: env.Settings.UndoLimit}, func(ctx context.Context) (any, error) {
 		env.Node.Plugins.Stop(ctx, told)
 		return nil, nil

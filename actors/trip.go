@@ -181,12 +181,18 @@ func (t *trip[P]) again(f func()) {
 
 // journal writes the present state in its turn among the actor's jobs, so that
 // it is on disk before the effects of any later job.
-func (t *trip[P]) journal() {
+func (t *trip[P]) journal() { t.journalThen(func() {}) }
+
+// journalThen also says when that has been tried. Who is answered only then is
+// shown the same after the daemon's death; a record that cannot be written holds
+// nobody up.
+func (t *trip[P]) journalThen(then func()) {
 	env, place := t.env, t.place
 	data, _ := t.who.present()
 	t.do(Job{Lane: LaneStop, Name: "journal", Limit: env.Settings.UndoLimit}, func(ctx context.Context) (any, error) {
 		return nil, env.Node.Journal.Save(ctx, place, data)
 	}, func(d done) {
+		then()
 		if d.err != nil && !t.over { // the state is in memory: write it again
 			t.env.Log.Warn("the journal was not written and is tried again", append(t.who.attrs(), "err", d.err)...)
 			t.after(t.env.Settings.RetryMin, func() {
