@@ -16,6 +16,13 @@ func runPlugins(ctx context.Context, n *backends.Node, p *podPlan) error {
 	return n.Plugins.RunPod(ctx, p.forPlugins())
 }
 
+// noPlugins spares a node without plugins the step. One that connects from now
+// on hears of the pod as of all others that are there, and of its end.
+func noPlugins(n *backends.Node, p *podPlan) bool {
+	p.Told = n.Plugins.NoneFor(p.forPlugins())
+	return p.Told
+}
+
 func stopPlugins(ctx context.Context, n *backends.Node, p *podPlan) error {
 	n.Plugins.StopPod(ctx, p.forPlugins())
 	return nil

@@ -52,6 +52,7 @@ type traveller[P any] interface {
 // stepped is a step's outcome.
 type stepped[P any] struct {
 	plan     P
+	done     []string
 	complete bool // the record may say that the way forth is complete
 }
 
@@ -71,8 +72,12 @@ func (t *trip[P]) forth() {
 		if err := st.do(ctx, env.Node, &plan); err != nil {
 			return stepped[P]{plan: plan}, err
 		}
-		complete := ahead.next(&plan) == nil
-		return stepped[P]{plan, complete}, env.Node.Journal.Save(ctx, place, record(plan, ahead.Done, complete))
+		next := ahead.next(&plan)
+		for ; next != nil && next.idle != nil && next.idle(env.Node, &plan); next = ahead.next(&plan) {
+			ahead.Done = append(ahead.Done, next.name)
+		}
+		complete := next == nil
+		return stepped[P]{plan, ahead.Done, complete}, env.Node.Journal.Save(ctx, place, record(plan, ahead.Done, complete))
 	}, t.stepped)
 }
 
@@ -91,7 +96,7 @@ func (t *trip[P]) stepped(d done) {
 		t.plan = s.plan
 	}
 	if d.err == nil {
-		t.walk.Done = append(t.walk.Done, d.name)
+		t.walk.Done = s.done
 		if t.first == nil {
 			t.forth()
 			return

@@ -19,6 +19,9 @@ import (
 // them return at once.
 type Plugins interface {
 	RunPod(ctx context.Context, p PluginPod) error
+	// NoneFor says that there is no plugin to ask whether a pod may run. Then
+	// it is known from here on as if RunPod had been called.
+	NoneFor(p PluginPod) bool
 	UpdatePod(ctx context.Context, p PluginPod) error
 	UpdatedPod(ctx context.Context, p PluginPod)
 	// StopPod comes when Stop has returned for each container of the pod. It
@@ -71,6 +74,9 @@ var _ Plugins = NoPlugins{}
 
 // RunPod implements Plugins.
 func (NoPlugins) RunPod(context.Context, PluginPod) error { return nil }
+
+// NoneFor implements Plugins.
+func (NoPlugins) NoneFor(PluginPod) bool { return true }
 
 // UpdatePod implements Plugins.
 func (NoPlugins) UpdatePod(context.Context, PluginPod) error { return nil }

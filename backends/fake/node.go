@@ -36,6 +36,9 @@ type Config struct {
 	ExitInfo bool
 	// Programs says what a command does; nil: Interpret.
 	Programs func(args []string) Program
+	// NoPlugin says that the plugin is not there when that pod begins; it
+	// connects later. nil: it is always there.
+	NoPlugin func(pod string) bool
 	// Trace is told of each call when it has ended.
 	Trace func(c Call, err error)
 }

@@ -31,6 +31,10 @@ func (b pluginsBackend) RunPod(ctx context.Context, p backends.PluginPod) error 
 	return b.ask(ctx, "RunPod", p.ID, "")
 }
 
+func (b pluginsBackend) NoneFor(p backends.PluginPod) bool {
+	return b.n.conf.NoPlugin != nil && b.n.conf.NoPlugin(p.ID)
+}
+
 func (b pluginsBackend) UpdatePod(ctx context.Context, p backends.PluginPod) error {
 	return b.ask(ctx, "UpdatePod", p.ID, "")
 }

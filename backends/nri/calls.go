@@ -23,6 +23,16 @@ func (b *Backend) RunPod(ctx context.Context, p backends.PluginPod) error {
 	return refused("RunPodSandbox", r.RunPodSandbox(own(ctx), &adaptation.RunPodSandboxRequest{Pod: podSandbox(p)}))
 }
 
+// NoneFor implements backends.Plugins.
+func (b *Backend) NoneFor(p backends.PluginPod) bool {
+	r, leave := b.enter()
+	defer leave()
+	if r == nil {
+		b.known.putPod(p)
+	}
+	return r == nil
+}
+
 // refused is a plugin's error, which names the plugin.
 func refused(request string, err error) error {
 	if err == nil {
