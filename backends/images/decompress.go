@@ -53,15 +53,36 @@ func decompress(blob io.Reader, fast bool) (io.ReadCloser, error) {
 	case bytes.HasPrefix(magic, gzipMagic):
 		return gzip.NewReader(buffered)
 	case bytes.HasPrefix(magic, zstdMagic):
-		decoder, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1),
-			zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(windowLimit))
-		if err != nil {
-			return nil, err
-		}
-		return decoder.IOReadCloser(), nil
+		return zstdReader(buffered)
 	}
 	plain, _, err := compression.AutoDecompress(buffered) // xz and bzip2 of old, or nothing
 	return plain, err
+}
+
+// zstdDecoders are those not in use. One has some ten megabytes of buffers for
+// the usual window of 8 MiB: made anew for each layer they were most of the
+// daemon's memory during a pull.
+var zstdDecoders sync.Pool
+
+type pooledDecoder struct{ *zstd.Decoder }
+
+func zstdReader(blob io.Reader) (io.ReadCloser, error) {
+	decoder, _ := zstdDecoders.Get().(*zstd.Decoder)
+	if decoder == nil {
+		var err error
+		decoder, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(windowLimit))
+		if err != nil {
+			return nil, err
+		}
+	}
+	return pooledDecoder{decoder}, decoder.Reset(blob)
+}
+
+// Close implements io.Closer.
+func (d pooledDecoder) Close() error {
+	err := d.Reset(nil)
+	zstdDecoders.Put(d.Decoder)
+	return err
 }
 
 func useFilter(size int64) bool { return igzip() != "" && (size < 0 || size >= filterFrom) }
