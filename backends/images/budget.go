@@ -41,11 +41,11 @@ func (b *unpackBudget) spend(bytes int64) error {
 	}
 	free, kept := int64(st.Bavail)*st.Bsize, reserve(int64(st.Blocks)*st.Bsize)
 	if b.bytes < 0 || free-kept < b.bytes {
-		return messages.Errorf(messages.NoSpace, "unpacking needs at least %d bytes more on %s, which has %d free and keeps %d for the node", max(bytes, b.bytes), b.dir.Name(), free, kept)
+		return messages.Errorf(messages.NoSpace, "unpacking needs at least %d bytes more on %s, which has %d free and keeps %d for the node: %w", max(bytes, b.bytes), b.dir.Name(), free, kept, unix.ENOSPC)
 	}
 	// File systems that make inodes as they need them count none.
 	if st.Files > 0 && int64(st.Ffree)-int64(st.Files/inodesKept) < b.entries {
-		return messages.Errorf(messages.NoSpace, "unpacking needs more inodes on %s, which has %d free and keeps %d for the node", b.dir.Name(), st.Ffree, st.Files/inodesKept)
+		return messages.Errorf(messages.NoSpace, "unpacking needs more inodes on %s, which has %d free and keeps %d for the node: %w", b.dir.Name(), st.Ffree, st.Files/inodesKept, unix.ENOSPC)
 	}
 	b.bytes, b.entries = 0, 1
 	return nil

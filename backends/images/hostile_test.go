@@ -69,7 +69,7 @@ func gzipped(t testing.TB, plain []byte) packed {
 	w := gzip.NewWriter(&blob)
 	_, err := w.Write(plain)
 	ok(t, errors.Join(err, w.Close()))
-	return packed{digest.FromBytes(plain), blob.Bytes(), "+gzip"}
+	return packed{diffID: digest.FromBytes(plain), blob: blob.Bytes(), suffix: "+gzip"}
 }
 
 // hostileNode is a store with what a layer must not touch beside it.
@@ -324,7 +324,7 @@ func TestAGzipBombEndsWithTheDiskStillUsable(t *testing.T) {
 			w := tar.NewWriter(io.MultiWriter(z, hash.Hash()))
 			ok(t, errors.Join(bomb(w), w.Close(), z.Close()))
 			least := watchFree(t, n.cfg.GraphRoot)
-			_, err = n.pull(t, packed{hash.Digest(), blob.Bytes(), "+zstd"})
+			_, err = n.pull(t, packed{diffID: hash.Digest(), blob: blob.Bytes(), suffix: "+zstd"})
 			wantRefused(t, err, messages.NoSpace, "keeps", "for the node")
 			if free := least(); free < 1<<20 {
 				t.Errorf("only %d bytes were left of 64 MB", free)
@@ -358,7 +358,8 @@ func TestAMillionTinyFilesAreUnpacked(t *testing.T) {
 	budget, err := newUnpackBudget(dir)
 	ok(t, err)
 	defer budget.Close()
-	ok(t, unpackInto(dir, inspect(bufio.NewReaderSize(read, 1<<20), "layer", budget.spend)))
+	_, err = unpack(inspect(bufio.NewReaderSize(read, 1<<20), budget.spend), dir, io.Discard, nil)
+	ok(t, err)
 	made := 0
 	ok(t, filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
 		if err == nil && e.Type().IsRegular() {

@@ -34,7 +34,6 @@ const (
 type inspector struct {
 	raw    *recorder
 	tar    *tar.Reader
-	what   string // which layer, for errors
 	spend  func(bytes int64) error
 	ready  []byte // looked at, to be passed on
 	zeros  []byte // where content with its holes is read into
@@ -49,9 +48,9 @@ type inspector struct {
 
 // inspect is the reader to unpack from. spend is told of the bytes of disk
 // that the layer is about to need, and says no when there are too many.
-func inspect(plain io.Reader, what string, spend func(bytes int64) error) *inspector {
+func inspect(plain io.Reader, spend func(bytes int64) error) *inspector {
 	raw := &recorder{from: plain}
-	return &inspector{raw: raw, tar: tar.NewReader(raw), what: what, spend: spend}
+	return &inspector{raw: raw, tar: tar.NewReader(raw), spend: spend}
 }
 
 func (i *inspector) Read(p []byte) (int, error) {
@@ -68,14 +67,6 @@ func (i *inspector) Read(p []byte) (int, error) {
 	n := copy(p, i.ready)
 	i.ready = i.ready[n:]
 	return n, nil
-}
-
-// cause is why the stream ended before its time, or nil.
-func (i *inspector) cause() error {
-	if i.failed == io.EOF {
-		return nil
-	}
-	return i.failed
 }
 
 // advance makes the next bytes ready, or reads them into p at once.
@@ -97,11 +88,11 @@ func (i *inspector) header() error {
 		i.ended, i.ready = true, i.raw.recorded()
 		return nil
 	case errors.Is(err, errLongHeader):
-		return i.refuse("entry %d has headers of more than %d bytes", i.entries+1, maxHeader)
+		return refuse("entry %d has headers of more than %d bytes", i.entries+1, maxHeader)
 	case err != nil && i.raw.failed != nil:
 		return i.raw.failed // the stream's, not the archive's
 	case err != nil:
-		return messages.Errorf(messages.Internal, "%s: entry %d: %w", i.what, i.entries+1, err)
+		return messages.Errorf(messages.Internal, "entry %d: %w", i.entries+1, err)
 	}
 	if err := i.look(header); err != nil {
 		return err
@@ -117,13 +108,13 @@ func (i *inspector) look(h *tar.Header) error {
 	i.headers += max(0, int64(len(i.raw.recorded()))-usualHeader)
 	switch {
 	case i.entries > maxEntries:
-		return i.refuse("it has more than %d entries", maxEntries)
+		return refuse("it has more than %d entries", maxEntries)
 	case i.names > maxNames:
-		return i.refuse("its names have more than %d bytes", maxNames)
+		return refuse("its names have more than %d bytes", maxNames)
 	case i.headers > maxHeaders:
-		return i.refuse("its headers have more than %d bytes", maxHeaders)
+		return refuse("its headers have more than %d bytes", maxHeaders)
 	case hasKey(h, overlayMark):
-		return i.refuse("%.256q has attributes %s*, which are overlayfs's own", h.Name, strings.TrimPrefix(overlayMark, archive.PaxSchilyXattr))
+		return refuse("%.256q has attributes %s*, which are overlayfs's own", h.Name, strings.TrimPrefix(overlayMark, paxAttribute))
 	}
 	size := int64(0) // of other entries it says nothing
 	if h.Typeflag == tar.TypeReg {
@@ -136,7 +127,10 @@ func (i *inspector) look(h *tar.Header) error {
 // directory or file of a layer stands for. Set by a layer, they would say that
 // for it. (Those named user.overlay.* mean something only to mounts of users,
 // and layers that hold such a user's store have them rightly.)
-const overlayMark = archive.PaxSchilyXattr + "trusted.overlay."
+const (
+	paxAttribute = archive.PaxSchilyXattr
+	overlayMark  = paxAttribute + "trusted.overlay."
+)
 
 func hasKey(h *tar.Header, prefix string) bool {
 	for key := range h.PAXRecords {
@@ -170,7 +164,7 @@ func (i *inspector) content(p []byte) (int, error) {
 	case err != nil && i.raw.failed != nil:
 		return n, i.raw.failed
 	case err != nil:
-		return n, messages.Errorf(messages.Internal, "%s: entry %d: %w", i.what, i.entries, err)
+		return n, messages.Errorf(messages.Internal, "entry %d: %w", i.entries, err)
 	}
 	return n, nil
 }
@@ -183,13 +177,13 @@ func (i *inspector) pad(p []byte) (int, error) {
 	i.raw.pass()
 	n, err := i.raw.Read(p)
 	if i.padding += int64(n); i.padding > maxHeaders {
-		return 0, i.refuse("more than %d bytes follow its end", maxHeaders)
+		return 0, refuse("more than %d bytes follow its end", maxHeaders)
 	}
 	return n, err
 }
 
-func (i *inspector) refuse(format string, args ...any) error {
-	return messages.Errorf(messages.Precondition, "%s cannot be unpacked: %s", i.what, fmt.Sprintf(format, args...))
+func refuse(format string, args ...any) error {
+	return messages.Errorf(messages.Precondition, "the layer is refused: %s", fmt.Sprintf(format, args...))
 }
 
 // recorder is the stream beneath the inspector's tar reader. It keeps what was

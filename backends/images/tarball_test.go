@@ -2,17 +2,12 @@ package images
 
 import (
 	"fmt"
-	"io"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"go.podman.io/storage/pkg/archive"
-	"golang.org/x/sys/unix"
 )
 
 // The pieces of tars that archive/tar does not write.
@@ -101,29 +96,4 @@ func peakKiB(t *testing.T) int {
 	kib, err := strconv.Atoi(strings.Fields(rest)[0])
 	ok(t, err)
 	return kib
-}
-
-// unpackInto unpacks a tar in a thread that has dir as its root. The thread
-// ends with it.
-func unpackInto(dir string, plain io.Reader) (err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread()
-		if err = unix.Unshare(unix.CLONE_FS); err != nil {
-			return
-		}
-		if err = unix.Chroot(dir); err != nil {
-			return
-		}
-		if err = unix.Chdir("/"); err != nil {
-			return
-		}
-		unix.Umask(0)
-		if err = archive.Unpack(plain, "/", &archive.TarOptions{WhiteoutFormat: archive.OverlayWhiteoutFormat}); err == nil {
-			_, err = io.Copy(io.Discard, plain)
-		}
-	}()
-	<-done
-	return err
 }
