@@ -1,7 +1,9 @@
 package images
 
 import (
+	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"strconv"
 	"strings"
@@ -97,3 +99,6 @@ func peakKiB(t *testing.T) int {
 	ok(t, err)
 	return kib
 }
+
+// withCRC is what xz has after its headers.
+func withCRC(b []byte) []byte { return binary.LittleEndian.AppendUint32(b, crc32.ChecksumIEEE(b)) }
