@@ -16,7 +16,7 @@ for file in $(grep -rl --include='*_test.go' '^func Fuzz' backends cri messages 
   for target in $(sed -n 's/^func \(Fuzz[A-Za-z0-9]*\)(.*/\1/p' "$file" | grep -E "${TARGETS:-.}"); do
     package=./$(dirname "$file")
     log=$logs/$target.log
-    if go test -tags "$tags" -run '^$' -fuzz "^$target\$" -fuzztime "$time" -fuzzminimizetime 1s -timeout 30m "$package" > "$log" 2>&1; then
+    if go test -tags "$tags" -run '^$' -fuzz "^$target\$" -fuzztime "$time" -fuzzminimizetime 20x -timeout 30m "$package" > "$log" 2>&1; then
       result=ok
     else
       result="FAILED, see $log" failed=$((failed + 1))
