@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -13,6 +14,20 @@ import (
 	"github.com/troupe-run/troupe/messages"
 	"golang.org/x/sys/unix"
 )
+
+// fuzzBackend is one for all inputs: to find out what the node has takes much
+// longer than to write a bundle.
+var fuzzBackend = sync.OnceValues(func() (*Backend, error) {
+	n, err := readNode()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "fuzz-bundles")
+	if err != nil {
+		return nil, err
+	}
+	return newOn(n, Config{Root: dir, Log: quiet(), PidsLimit: 1024})
+})
 
 // FuzzImageConfig makes containers of images that a stranger wrote: the
 // configuration, the accounts, and a link in the root. Whatever they say, the
@@ -43,8 +58,12 @@ func FuzzImageConfig(f *testing.F) {
 		r.Config.Command = nil
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		b := newTest(t, testNode(t))
+		b, err := fuzzBackend()
+		if err != nil {
+			t.Fatal(err)
+		}
 		out, err := b.Write(ctx, r)
+		defer os.RemoveAll(b.dir(r.Pod, r.Container))
 		entries, _ := os.ReadDir(outer)
 		if len(entries) != 1 {
 			t.Fatalf("beside the root: %v", entries)

@@ -81,6 +81,9 @@ func (b *bundle) makeInRoot(what, dir string) error {
 			return nil
 		}
 	}
+	if strings.ContainsRune(dir, 0) {
+		return messages.Errorf(messages.Invalid, "%s %.256q contains a NUL character", what, dir)
+	}
 	// A link that leads nowhere leads to a directory that is made, inside the
 	// root as all it could mean. Whatever SecureJoin finds, MkdirAll is safe.
 	inside, err := securejoin.SecureJoin(b.r.Rootfs, dir)
