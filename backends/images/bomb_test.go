@@ -25,7 +25,7 @@ func TestAFileOfManyTerabytesOfNothingIsRefusedBeforeAByteIsWritten(t *testing.T
 	n := newHostileNode(t)
 	for name, size := range map[string]string{"1 TB": "1099511627776", "8 EB": "9223372036854775807"} {
 		t.Run(name, func(t *testing.T) {
-			_, err := n.pull(t, gzipped(t, sparseTar("hole", size, "0\n", "")))
+			_, err := n.pull(t, zipped(t, sparseTar("hole", size, "0\n", "")))
 			wantRefused(t, err, messages.NoSpace, "unpacking needs at least")
 		})
 	}
@@ -34,8 +34,8 @@ func TestAFileOfManyTerabytesOfNothingIsRefusedBeforeAByteIsWritten(t *testing.T
 func TestASmallSparseFileIsUnpackedAsItReads(t *testing.T) {
 	n := newHostileNode(t)
 	plain := sparseTar("hole", "1048576", "1\n1048572\n4\n", "end!")
-	plain = append(plain[:len(plain)-1024], tarOf(t, file("after", "x"))...)
-	layer := gzipped(t, plain)
+	plain = append(plain[:len(plain)-1024], tarred(t, file("after", "x"))...)
+	layer := zipped(t, plain)
 	n.reg.push(t, spec{repo: "sparse", tag: "one", layers: []packed{layer}})
 	image := pull(t, n.Store, ask(n.reg.addr+"/sparse:one"))
 	dirs, err := n.LayerDirs(context.Background(), image.ID)

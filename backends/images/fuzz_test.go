@@ -149,21 +149,21 @@ func FuzzManifest(f *testing.F) {
 // can be given back byte for byte.
 func FuzzLayer(f *testing.F) {
 	for _, entries := range [][]entry{
-		{file("f", "x"), directory("d"), link(tar.TypeSymlink, "l", "../canary"), file("l/x", "y")},
+		{file("f", "x"), folder("d"), link(tar.TypeSymlink, "l", "../canary"), file("l/x", "y")},
 		{link(tar.TypeLink, "h", "../canary"), file("h", "x")},
-		{directory("d"), file("d/.wh..wh..opq", ""), file(".wh.f", ""), file(".wh..wh..opq", "")},
+		{folder("d"), file("d/.wh..wh..opq", ""), file(".wh.f", ""), file(".wh..wh..opq", "")},
 		{file("../canary", "x"), file("/../canary", "x")},
 		{link(tar.TypeSymlink, "l", ".."), link(tar.TypeLink, "c", "l/canary"), file("l/canary", "x"), file("l/.wh.canary", "")},
-		{attribute(file("f", "x"), "trusted.overlay.redirect", "/etc"), attribute(directory("d"), "user.a", "b")},
+		{attribute(file("f", "x"), "trusted.overlay.redirect", "/etc"), attribute(folder("d"), "user.a", "b")},
 		{entry{tar.Header{Typeflag: tar.TypeChar, Name: "c", Devmajor: 1, Devminor: 3}, ""}, entry{tar.Header{Typeflag: tar.TypeFifo, Name: "p"}, ""}},
 		{file(strings.Repeat("long/", 60)+"f", ""), link(tar.TypeSymlink, "s", strings.Repeat("t", 300))},
-		{directory("a/canary"), link(tar.TypeSymlink, "a", "..")},
+		{folder("a/canary"), link(tar.TypeSymlink, "a", "..")},
 	} {
-		f.Add(tarOf(f, entries...))
+		f.Add(tarred(f, entries...))
 	}
 	f.Add(sparseTar("hole", "1048576", "1\n1048572\n4\n", "end!"))
 	f.Add(sparseTar("hole", "9223372036854775807", "0\n", ""))
-	f.Add(append(paxBlock("path", "../canary", "size", "8"), tarOf(f, file("f", "x"))...))
+	f.Add(append(paxBlock("path", "../canary", "size", "8"), tarred(f, file("f", "x"))...))
 	f.Add(append(block('g', "g", 0, ""), block('S', "s", 0, "")...))
 	f.Fuzz(func(t *testing.T, plain []byte) {
 		inTime(t)

@@ -33,7 +33,7 @@ func link(kind byte, name, target string) entry {
 	return entry{tar.Header{Typeflag: kind, Name: name, Linkname: target, Mode: 0o777}, ""}
 }
 
-func directory(name string) entry {
+func folder(name string) entry {
 	return entry{tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: 0o755}, ""}
 }
 
@@ -42,7 +42,7 @@ func attribute(e entry, key, value string) entry {
 	return e
 }
 
-func tarOf(t testing.TB, entries ...entry) []byte {
+func tarred(t testing.TB, entries ...entry) []byte {
 	t.Helper()
 	var plain bytes.Buffer
 	w := tar.NewWriter(&plain)
@@ -61,7 +61,7 @@ func tarOf(t testing.TB, entries ...entry) []byte {
 	return plain.Bytes()
 }
 
-func gzipped(t testing.TB, plain []byte) packed {
+func zipped(t testing.TB, plain []byte) packed {
 	t.Helper()
 	var blob bytes.Buffer
 	w := gzip.NewWriter(&blob)
@@ -143,7 +143,7 @@ func TestNoEntryOfALayerLeadsOutOfIt(t *testing.T) {
 		"a file through an absolute link": {link(tar.TypeSymlink, "a", "/"), file("a/troupe-escaped", "x")},
 		"a file through a climbing link":  {link(tar.TypeSymlink, "a", up), file("a/troupe-escaped", "x")},
 		"a file over a link":              {link(tar.TypeSymlink, "a", n.canary), file("a", "x")},
-		"a directory over a link":         {link(tar.TypeSymlink, "a", filepath.Dir(n.canary)), directory("a"), file("a/canary", "x")},
+		"a directory over a link":         {link(tar.TypeSymlink, "a", filepath.Dir(n.canary)), folder("a"), file("a/canary", "x")},
 		"a mode through a link":           {link(tar.TypeSymlink, "a", n.canary), entry{tar.Header{Typeflag: tar.TypeLink, Name: "b", Linkname: "a", Mode: 0o777}, ""}},
 		"a hard link outside":             {link(tar.TypeLink, "a", n.canary), file("a", "x")},
 		"a hard link climbing":            {link(tar.TypeLink, "a", up+n.canary), file("a", "x")},
@@ -157,8 +157,8 @@ func TestNoEntryOfALayerLeadsOutOfIt(t *testing.T) {
 		"an opaque mark through a link":   {link(tar.TypeSymlink, "a", filepath.Dir(n.canary)), file("a/.wh..wh..opq", "")},
 		"an opaque mark of the parent":    {file("../.wh..wh..opq", "")},
 		"an opaque mark that is a link":   {link(tar.TypeSymlink, ".wh..wh..opq", n.canary), file(".wh..wh..opq", "x")},
-		"a parent replaced by a link":     {directory("a"), directory("a/b"), link(tar.TypeSymlink, "a", filepath.Dir(n.canary)), file("a/canary", "x")},
-		"times through a replaced parent": {directory("a/canary"), link(tar.TypeSymlink, "a", filepath.Dir(n.canary))},
+		"a parent replaced by a link":     {folder("a"), folder("a/b"), link(tar.TypeSymlink, "a", filepath.Dir(n.canary)), file("a/canary", "x")},
+		"times through a replaced parent": {folder("a/canary"), link(tar.TypeSymlink, "a", filepath.Dir(n.canary))},
 		"a name of the store":             {file("link", "x"), file("lower", "x"), file("../link", "x"), file("../../l/X", "x")},
 		"a hard link of the root":         {link(tar.TypeLink, "a", "/")},
 		"aufs's links":                    {file(".wh..wh.plnk/x", "x"), link(tar.TypeLink, "a", ".wh..wh.plnk/../../canary")},
@@ -166,7 +166,7 @@ func TestNoEntryOfALayerLeadsOutOfIt(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			before, err := os.Lstat(n.canary)
 			ok(t, err)
-			_, err = n.pull(t, gzipped(t, tarOf(t, entries...)))
+			_, err = n.pull(t, zipped(t, tarred(t, entries...)))
 			t.Logf("%v", err) // refused or kept inside: both are well
 			after, err := os.Lstat(n.canary)
 			ok(t, err)
@@ -183,14 +183,14 @@ func TestWhatLayersMayHoldIsKept(t *testing.T) {
 	entries := []entry{
 		{tar.Header{Name: "setuid", Mode: 0o4755}, "x"},
 		attribute(file("ping", "x"), "security.capability", capability),
-		attribute(directory("store"), "user.overlay.opaque", "y"),
+		attribute(folder("store"), "user.overlay.opaque", "y"),
 		{tar.Header{Typeflag: tar.TypeFifo, Name: "fifo", Mode: 0o600}, ""},
 		{tar.Header{Typeflag: tar.TypeBlock, Name: "disk", Devmajor: 8, Devminor: 0, Mode: 0o666}, ""},
 		file("deep/.wh.gone", ""), file("opaque/.wh..wh..opq", ""),
 		file("lower", "a file"), file("link", "named like the store's own"),
 	}
-	plain := tarOf(t, entries...)
-	layer := gzipped(t, plain)
+	plain := tarred(t, entries...)
+	layer := zipped(t, plain)
 	ref := spec{repo: "kept", tag: "one", layers: []packed{layer}}
 	n.reg.push(t, ref)
 	image := pull(t, n.Store, ask(n.reg.addr+"/kept:one"))
@@ -233,8 +233,8 @@ func TestWhatLayersMayHoldIsKept(t *testing.T) {
 func TestALayerWithOverlaysOwnAttributesIsRefused(t *testing.T) {
 	n := newHostileNode(t)
 	for _, key := range []string{"opaque", "redirect", "metacopy", "origin", "whiteout", "overlay.opaque"} {
-		for _, e := range []entry{file("f", "x"), directory("d")} {
-			_, err := n.pull(t, gzipped(t, tarOf(t, attribute(e, "trusted.overlay."+key, "/etc"))))
+		for _, e := range []entry{file("f", "x"), folder("d")} {
+			_, err := n.pull(t, zipped(t, tarred(t, attribute(e, "trusted.overlay."+key, "/etc"))))
 			wantRefused(t, err, messages.Precondition, e.Name, "trusted.overlay")
 		}
 	}
@@ -244,8 +244,8 @@ func TestALayerWithOverlaysOwnAttributesIsRefused(t *testing.T) {
 // the files.
 func TestAChunkedLayerWithOverlaysOwnAttributesIsRefused(t *testing.T) {
 	n := newHostileNode(t)
-	for _, e := range []entry{file("f", "x"), directory("d")} {
-		plain := tarOf(t, attribute(e, "trusted.overlay.redirect", "/etc"), file("other", "x"))
+	for _, e := range []entry{file("f", "x"), folder("d")} {
+		plain := tarred(t, attribute(e, "trusted.overlay.redirect", "/etc"), file("other", "x"))
 		_, err := n.pull(t, chunkedOf(t, packed{diffID: digest.FromBytes(plain), blob: plain}))
 		wantRefused(t, err, messages.Precondition, e.Name, "has the attribute", "trusted.overlay")
 	}
@@ -271,7 +271,7 @@ func TestHeadersWithoutEndAreRefused(t *testing.T) {
 		"zeros after the archive's end": {make([]byte, 80<<20), messages.Precondition, "follow its end"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := n.pull(t, gzipped(t, c.plain))
+			_, err := n.pull(t, zipped(t, c.plain))
 			wantRefused(t, err, c.kind, c.word)
 		})
 	}
