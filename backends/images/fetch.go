@@ -175,7 +175,12 @@ func (s *Store) unpackStream(l backends.Layer, plain io.Reader, m *meter) (_ *st
 		return nil, err
 	}
 	defer split.Close()
-	got, err := unpack(plain, filepath.Join(dir, stagedFiles), split, m.unpacked)
+	budget, err := newUnpackBudget(s.imageRoot())
+	if err != nil {
+		return nil, err
+	}
+	defer budget.Close()
+	got, err := unpack(inspect(plain, budget.spend), filepath.Join(dir, stagedFiles), split, m.unpacked)
 	if err != nil {
 		return nil, fmt.Errorf("unpacking: %w", err)
 	}

@@ -268,7 +268,11 @@ func noise(t *testing.T, n int) []byte {
 
 func chunkedLayer(t *testing.T, files map[string][]byte) packed {
 	t.Helper()
-	plain := layerWith(t, files, "")
+	return chunkedOf(t, layerWith(t, files, ""))
+}
+
+func chunkedOf(t *testing.T, plain packed) packed {
+	t.Helper()
 	var out bytes.Buffer
 	p := packed{diffID: plain.diffID, suffix: "+zstd", annotations: map[string]string{}}
 	w, err := compressor.ZstdCompressor(&out, p.annotations, nil)
