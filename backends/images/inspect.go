@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
+	"path"
 	"strings"
 
 	"github.com/troupe-run/troupe/messages"
@@ -44,13 +46,15 @@ type inspector struct {
 
 	entries                 int
 	headers, names, padding int64
+	uids, gids              map[uint32]bool // whose the entries are, whiteouts aside
+	root                    *os.FileMode    // of the entry for the layer's root, if there is one
 }
 
 // inspect is the reader to unpack from. spend is told of the bytes of disk
 // that the layer is about to need, and says no when there are too many.
 func inspect(plain io.Reader, spend func(bytes int64) error) *inspector {
 	raw := &recorder{from: plain}
-	return &inspector{raw: raw, tar: tar.NewReader(raw), spend: spend}
+	return &inspector{raw: raw, tar: tar.NewReader(raw), spend: spend, uids: map[uint32]bool{}, gids: map[uint32]bool{}}
 }
 
 func (i *inspector) Read(p []byte) (int, error) {
@@ -116,11 +120,24 @@ func (i *inspector) look(h *tar.Header) error {
 	case hasKey(h, overlayMark):
 		return refuse("%.256q has attributes %s*, which are overlayfs's own", h.Name, strings.TrimPrefix(overlayMark, paxAttribute))
 	}
+	i.note(h)
 	size := int64(0) // of other entries it says nothing
 	if h.Typeflag == tar.TypeReg {
 		size = min(h.Size, math.MaxInt64-entryCost)
 	}
 	return i.spend(entryCost + size)
+}
+
+// note keeps what the store's record of the layer says.
+func (i *inspector) note(h *tar.Header) {
+	if strings.HasPrefix(path.Base(h.Name), archive.WhiteoutPrefix) {
+		return
+	}
+	i.uids[uint32(h.Uid)], i.gids[uint32(h.Gid)] = true, true
+	if h.Typeflag == tar.TypeDir && path.Clean("/"+h.Name) == "/" {
+		mode := h.FileInfo().Mode()
+		i.root = &mode
+	}
 }
 
 // overlayMark begins the attributes by which overlayfs itself remembers what a
@@ -181,6 +198,9 @@ func (i *inspector) pad(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// isRefused: no try brings such a layer, however it is fetched.
+func isRefused(err error) bool { return messages.KindOf(err) == messages.Precondition }
 
 func refuse(format string, args ...any) error {
 	return messages.Errorf(messages.Precondition, "the layer is refused: %s", fmt.Sprintf(format, args...))
