@@ -78,7 +78,7 @@ func (t *Tree) latePull(ctx context.Context, m messages.PullImage) error {
 	}
 	then := "nobody else waits, so it ends; what has come is kept for the next pull"
 	if p.Waiters > 1 {
-		then = fmt.Sprintf("it goes on for %d others", p.Waiters-1)
+		then = "it goes on, since others wait for it"
 	}
 	return fmt.Errorf("pull of %s is not done in time: %s; %s: %w", p.Name(), p.Describe(t.env.Clock.Now()), then, ctx.Err())
 }
