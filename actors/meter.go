@@ -84,7 +84,8 @@ func (r *reporter) report(p backends.Progress) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.env.Clock.Now()
-	again := p.Trouble != "" && p.Trouble != r.last.Trouble
+	// The same trouble told twice with nothing between is another try too.
+	again := p.Trouble != "" && (p.Trouble != r.last.Trouble || p == r.last.Progress)
 	if again {
 		r.last.tries++
 		r.last.trouble = p.Trouble
