@@ -68,7 +68,7 @@ func (l *layer) onNeed(sender *actor.PID, m needLayer) {
 }
 
 func (l *layer) fetch(m needLayer) {
-	r := &reporter{env: l.env, to: l.self}
+	r := &reporter{env: l.env, to: l.self, size: m.layer.Size}
 	l.reporter, l.rate = r, meter{}
 	l.show(messages.LayerProgress{Digest: m.layer.Digest, Size: m.layer.Size, State: messages.LayerWaiting})
 	env := l.env
@@ -104,6 +104,9 @@ func (l *layer) lookLater() {
 
 func (l *layer) update(r fetchReport) {
 	now := l.env.Clock.Now()
+	if len(l.rate.samples) == 0 && r.base >= 0 {
+		l.rate.add(r.begun, r.base)
+	}
 	if r.Received != l.progress.Received {
 		l.rate.add(now, r.Received)
 	}

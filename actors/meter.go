@@ -52,8 +52,9 @@ func (m *meter) rate(now time.Time) int64 {
 // reporter takes what a worker tells of a fetch, counts its tries, and passes
 // on what the actor must know soon. The rest is looked at when its time comes.
 type reporter struct {
-	env *Env
-	to  *actor.PID
+	env  *Env
+	to   *actor.PID
+	size int64 // of the blob; -1: not known
 
 	mu   sync.Mutex
 	last fetchReport
@@ -65,6 +66,7 @@ type fetchReport struct {
 	backends.Progress // the latest
 	from              *reporter
 	begun, moved      time.Time // zero begun: it waits for its turn
+	base              int64     // bytes that were there before; -1: not known yet
 	tries             int
 	trouble           string // the last
 }
@@ -74,7 +76,7 @@ func (r *reporter) begin() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.env.Clock.Now()
-	r.last = fetchReport{from: r, begun: now, moved: now, tries: 1}
+	r.last = fetchReport{from: r, begun: now, moved: now, base: -1, tries: 1}
 	r.tell(now)
 }
 
@@ -90,7 +92,12 @@ func (r *reporter) report(p backends.Progress) {
 		r.last.tries++
 		r.last.trouble = p.Trouble
 	}
-	if p.Received != r.last.Received || p.Unpacked != r.last.Unpacked {
+	if r.last.base < 0 {
+		r.last.base = p.Received
+	}
+	// What has come may be unpacked for long after a line went dead.
+	unpacking := p.Received >= r.size && p.Unpacked != r.last.Unpacked
+	if p.Received != r.last.Received || unpacking {
 		r.last.moved = now
 	}
 	r.last.Progress = p
