@@ -25,7 +25,8 @@ func TestImagesAreListedWithWhoUsesThemAndWhatTheyShare(t *testing.T) {
 	base, top, odd := messages.ImageLayer{ID: "base", Size: 100}, messages.ImageLayer{ID: "top", Size: 7}, messages.ImageLayer{ID: "odd", Size: -1}
 	g.view.images = []messages.Image{
 		{ID: "1", RepoTags: []string{"a:1"}, Layers: []messages.ImageLayer{base, top}, Size: 107, Pinned: true},
-		{ID: "2", Layers: []messages.ImageLayer{base}}, {ID: "3", Layers: []messages.ImageLayer{base, odd}},
+		{ID: "2", Layers: []messages.ImageLayer{base}},
+		{ID: "3", Layers: []messages.ImageLayer{base, odd}},
 	}
 	g.view.containers = []*messages.ContainerSnapshot{{ID: "c1", ImageID: "1", VolumeImages: []string{"2", "1"}}, {ID: "c2", ImageID: "1"}}
 	r, err := debugImagesOf(t, g).List(within(t), &debugv1.ListImagesRequest{})

@@ -21,8 +21,11 @@ var sideAuth = &messages.Auth{Username: "kube", Password: "right"}
 func (w *World) publishSides() {
 	for i := range sides {
 		img := fake.Image{Layers: []fake.Layer{
-			{Name: "base", Size: 5 << 20}, {Name: "shared", Size: 40 << 20}, {Name: fmt.Sprintf("shared-%d", i/2), Size: 20 << 20},
-			{Name: fmt.Sprintf("side-%d", i), Size: 1 << 20}, {Name: fmt.Sprintf("tiny-%d", i), Size: 100},
+			{Name: "base", Size: 5 << 20},
+			{Name: "shared", Size: 40 << 20},
+			{Name: fmt.Sprintf("shared-%d", i/2), Size: 20 << 20},
+			{Name: fmt.Sprintf("side-%d", i), Size: 1 << 20},
+			{Name: fmt.Sprintf("tiny-%d", i), Size: 100},
 		}}
 		if i == sides-1 {
 			img.Auth = sideAuth
