@@ -117,8 +117,11 @@ func (p *pull) onAbandon(caller string) {
 
 func (p *pull) resolve() {
 	p.become("resolving")
-	req := p.req
-	p.do(Job{Lane: LaneImage, Name: "resolve", Limit: p.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
+	req, limit := p.req, p.env.Settings.StepLimit
+	if req.Source != "" {
+		limit = 0 // an archive of any size may have to be unpacked first
+	}
+	p.do(Job{Lane: LaneImage, Name: "resolve", Limit: limit}, func(ctx context.Context) (any, error) {
 		return p.env.Node.Images.Resolve(ctx, req)
 	}, func(d done) {
 		if p.over {
