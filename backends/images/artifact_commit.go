@@ -73,9 +73,6 @@ func (s *Store) fetchFile(ctx context.Context, res *resolved, l backends.Layer, 
 		m.received(l.Size)
 		return nil
 	}
-	if err := s.checkSpace(res.named.String(), l); err != nil {
-		return err
-	}
 	blob, err := s.openBlob(l)
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package images
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -39,6 +40,23 @@ func (s *Store) dropFetched(layers []backends.Layer) {
 			s.log.Warn("a blob stays until it is swept", "blob", l.Digest, "error", err)
 		}
 	}
+}
+
+// dropLimit is how long a layer that is being fetched may take to see that its
+// pull has failed.
+const dropLimit = 10 * time.Second
+
+// dropSoon forgets what was fetched of layers of a pull that has failed. Those
+// that are being fetched just now are waited for: they are about to end.
+func (s *Store) dropSoon(layers []backends.Layer) {
+	ctx, cancel := context.WithTimeout(context.Background(), dropLimit)
+	defer cancel()
+	for _, l := range layers {
+		if unlock, err := s.blobLocks.lock(ctx, l.Digest); err == nil {
+			unlock()
+		}
+	}
+	s.dropFetched(layers)
 }
 
 func (s *Store) sweepSometimes() {

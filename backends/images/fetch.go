@@ -31,35 +31,37 @@ func (s *Store) Fetch(ctx context.Context, _ backends.PullRequest, m backends.Ma
 	}
 	defer unlock()
 	meter := &meter{tell: progress}
-	if res.artifact != nil {
-		if err := s.fetchFile(ctx, res, l, meter); err != nil {
-			return storeError(err, "file %s of %s", l.Digest, m.Ref)
-		}
-		return nil
-	}
-	if s.stored(l) != "" || s.ready(l) != nil {
+	if res.artifact == nil && (s.stored(l) != "" || s.ready(l) != nil) {
 		meter.received(max(l.Size, 0))
 		return nil
 	}
-	if err := s.checkSpace(m.Ref, l); err != nil {
-		return err
-	}
-	st, err := s.stageChunked(ctx, res, l, meter)
-	if err == nil && st == nil {
-		st, err = s.stage(ctx, res, l, meter)
-	}
-	if err == nil {
-		err = s.keep(ctx, st)
-	}
+	err = s.fetch(ctx, res, m, l, meter)
 	if messages.KindOf(err) == messages.NoSpace {
 		// The retry will have to download again; that is better than to leave
 		// the node full.
-		s.dropFetched(m.Layers)
+		s.behind.Go(func() { s.dropSoon(m.Layers) })
 	}
 	if err != nil {
 		return storeError(err, "layer %s of %s", l.Digest, m.Ref)
 	}
 	return nil
+}
+
+func (s *Store) fetch(ctx context.Context, res *resolved, m backends.Manifest, l backends.Layer, meter *meter) error {
+	if err := s.checkSpace(m.Ref, l); err != nil {
+		return err
+	}
+	if res.artifact != nil {
+		return s.fetchFile(ctx, res, l, meter)
+	}
+	st, err := s.stageChunked(ctx, res, l, meter)
+	if err == nil && st == nil {
+		st, err = s.stage(ctx, res, l, meter)
+	}
+	if err != nil {
+		return err
+	}
+	return s.keep(ctx, st)
 }
 
 // checkSpace refuses at once what cannot fit.
