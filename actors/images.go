@@ -124,12 +124,13 @@ func (i *images) onPull(ctx actor.Context, m messages.PullImage) {
 }
 
 // pullKey: callers with other credentials are another pull, so that the
-// registry decides what each may have. The key never leaves this process.
+// registry decides what each may have, and so are those of other namespaces,
+// which may have a policy of their own. The key never leaves this process.
 func pullKey(m messages.PullImage) string {
 	if m.Auth == nil {
-		return m.Ref
+		return m.Ref + "\x00" + m.Namespace
 	}
-	return strings.Join([]string{m.Ref, m.Auth.Username, m.Auth.Password, m.Auth.IdentityToken, m.Auth.RegistryToken}, "\x00")
+	return strings.Join([]string{m.Ref, m.Namespace, m.Auth.Username, m.Auth.Password, m.Auth.IdentityToken, m.Auth.RegistryToken}, "\x00")
 }
 
 func (i *images) onPullDone(ctx actor.Context, m pullDone) {

@@ -49,7 +49,7 @@ type (
 func newPull(env *Env, key string, m messages.PullImage) actor.Producer {
 	return func() actor.Actor {
 		return &pull{
-			crew: crew{env: env}, pullKey: key, req: backends.PullRequest{Ref: m.Ref, Auth: m.Auth},
+			crew: crew{env: env}, pullKey: key, req: backends.PullRequest{Ref: m.Ref, Auth: m.Auth, Namespace: m.Namespace},
 			progress: map[string]messages.LayerProgress{}, missing: map[string]backends.Layer{},
 		}
 	}
@@ -95,7 +95,7 @@ func (p *pull) debts() []*waiters { return []*waiters{&p.callers} }
 
 func (p *pull) onCaller(sender *actor.PID) {
 	if p.over { // it ended while this caller was on its way: the next pull is quick
-		p.env.System.Root.RequestWithCustomSender(p.env.images, messages.PullImage{Ref: p.req.Ref, Auth: p.req.Auth}, sender)
+		p.env.System.Root.RequestWithCustomSender(p.env.images, messages.PullImage{Ref: p.req.Ref, Auth: p.req.Auth, Namespace: p.req.Namespace}, sender)
 		return
 	}
 	p.callers.join(sender)

@@ -332,6 +332,9 @@ type Layer struct {
 	DiffID    string // of the uncompressed layer
 	Size      int64  // of the blob; -1 when the manifest does not say
 	MediaType string
+	// Annotations are the manifest's for this layer: the wrapped keys of an
+	// encrypted one, the table of contents of a zstd:chunked one.
+	Annotations map[string]string
 }
 
 // Journal keeps the records of pods and containers: one small file each,

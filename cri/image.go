@@ -23,7 +23,9 @@ func (s *Server) PullImage(ctx context.Context, r *runtime.PullImageRequest) (*r
 		return nil, err
 	}
 	ref := r.GetImage().GetImage()
-	id, err := ask(ctx, s.node, messages.PullImage{Call: callOf(ctx), Ref: ref, Auth: auth})
+	id, err := ask(ctx, s.node, messages.PullImage{
+		Call: callOf(ctx), Ref: ref, Auth: auth, Namespace: r.GetSandboxConfig().GetMetadata().GetNamespace(),
+	})
 	if err != nil {
 		return nil, fmt.Errorf("pull image %q: %w", ref, err)
 	}

@@ -23,8 +23,9 @@ func (Auth) String() string { return "[redacted]" }
 // PullImage pulls an image and answers with its id.
 type PullImage struct {
 	Call
-	Ref  string // as the caller wrote it
-	Auth *Auth  // nil: what the node's auth files say
+	Ref       string // as the caller wrote it
+	Auth      *Auth  // nil: what the node's auth files say
+	Namespace string // of the pod it is for; "": not said
 }
 
 // Answers says the reply is the image's id.

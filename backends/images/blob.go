@@ -50,7 +50,14 @@ func (s *Store) openBlob(ctx context.Context, l backends.Layer) (*blob, error) {
 	} else if info, err := file.Stat(); err == nil {
 		b.size = info.Size()
 	}
-	plain, _, err := compression.AutoDecompress(file)
+	packed := io.Reader(file)
+	if !temporary {
+		packed, err = s.decrypted(l, file)
+	}
+	var plain io.ReadCloser
+	if err == nil {
+		plain, _, err = compression.AutoDecompress(packed)
+	}
 	if err != nil {
 		b.spoiled()
 		b.Close()

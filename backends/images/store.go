@@ -20,12 +20,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
-	"go.podman.io/image/v5/pkg/sysregistriesv2"
-	"go.podman.io/image/v5/types"
 	"go.podman.io/storage"
 	"go.podman.io/storage/pkg/reexec"
 )
@@ -34,6 +33,7 @@ import (
 // named after crio.conf(5) mean what they mean there.
 type Config struct {
 	GraphRoot, RunRoot string   // containers-storage root and runroot; no ':' in GraphRoot
+	ImageStore         string   // images are kept here instead of in GraphRoot; no ':' in it either
 	StorageOptions     []string // of the overlay driver, e.g. "overlay.mountopt=nodev"
 
 	BlobDir string // cache of downloaded layers; empty: GraphRoot/troupe-blobs
@@ -41,7 +41,9 @@ type Config struct {
 	RegistriesConf, RegistriesConfDir string // empty: /etc/containers/registries.conf and .d
 	RegistriesDir                     string // registries.d (where signatures are); empty: the system's
 	PolicyPath                        string // signature_policy; empty: /etc/containers/policy.json if there
+	PolicyDir                         string // signature_policy_dir: <namespace>.json in it goes before PolicyPath
 	AuthFile                          string // global_auth_file; empty: the user's usual ones
+	AuthDir                           string // namespaced_auth_dir: auth files for one pull each
 	CertsDir                          string // certs.d with a folder per host:port; empty: the system's
 
 	InsecureRegistries   []string      // insecure_registries: host[:port] or CIDR
@@ -49,6 +51,7 @@ type Config struct {
 	PullProgressTimeout  time.Duration // pull_progress_timeout; 0: never
 	PinnedImages         []string      // pinned_images: exact, "prefix*", or "*keyword*"
 	ShortNameMode        string        // enforcing (the default), permissive, disabled
+	DecryptionKeys       string        // decryption_keys_path: folder of private keys for encrypted layers
 
 	Log *slog.Logger
 }
@@ -60,10 +63,10 @@ func Init() bool { return reexec.Init() }
 
 // Store is the image store and the way to registries.
 type Store struct {
-	cfg    Config
-	log    *slog.Logger
-	store  storage.Store
-	system types.SystemContext // copied for each request
+	cfg   Config // of the start; what can be reloaded is in rules
+	log   *slog.Logger
+	store storage.Store
+	rules atomic.Pointer[rules]
 
 	blobLocks  keyed // by blob digest: one download at a time
 	layerLocks keyed // by layer id: one unpack at a time
@@ -96,11 +99,13 @@ func New(cfg Config) (*Store, error) {
 	}
 	forwardLibraryLog(cfg.Log)
 	s := &Store{cfg: cfg, log: cfg.Log, resolveLimit: resolveLimit, facts: map[string]facts{}, files: map[string]inodes{}}
-	if err := s.configure(); err != nil {
+	r, err := rulesOf(cfg)
+	if err != nil {
 		return nil, err
 	}
+	s.rules.Store(r)
 	store, err := storage.GetStore(storage.StoreOptions{
-		GraphRoot: cfg.GraphRoot, RunRoot: cfg.RunRoot,
+		GraphRoot: cfg.GraphRoot, RunRoot: cfg.RunRoot, ImageStore: cfg.ImageStore,
 		GraphDriverName: "overlay", GraphDriverOptions: driverOptions(cfg.StorageOptions),
 	})
 	if err != nil {
@@ -143,9 +148,6 @@ func (s *Store) recover() error {
 	}
 	return s.sweepBlobs(true)
 }
-
-// Reload makes the next pull read registries.conf again.
-func (s *Store) Reload() { sysregistriesv2.InvalidateCache() }
 
 // Close gives the store back. Nothing else may be called afterwards.
 func (s *Store) Close() error {
