@@ -175,22 +175,25 @@ pull-from-mirror = "digest-only"`, reg.addr, mirror.addr))
 func TestCredentialsOfARegistryAreNotShownToItsMirrors(t *testing.T) {
 	reg := startRegistry(t, registryOptions{})
 	reg.push(t, spec{repo: "a", tag: "v", layers: []packed{layerOf(t, "a", "gzip")}})
-	challenge := func(w http.ResponseWriter, _ *http.Request) bool {
-		w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
-		w.WriteHeader(http.StatusUnauthorized)
-		return true
-	}
-	lenient := func(w http.ResponseWriter, r *http.Request) bool {
-		return r.Header.Get("Authorization") == "" && challenge(w, r)
-	}
-	for name, auth := range map[string]messages.Auth{
-		"password": {Username: user, Password: password}, "registry token": {RegistryToken: "secret"},
+	for name, c := range map[string]struct {
+		auth      messages.Auth
+		challenge string
+	}{
+		"password":       {messages.Auth{Username: user, Password: password}, `Basic realm="test"`},
+		"registry token": {messages.Auth{RegistryToken: "secret"}, `Bearer realm="http://127.0.0.1:1/token",service="test"`},
 	} {
-		mirror, last := startPlace(t, reg, challenge), startPlace(t, reg, lenient)
+		challenge := func(w http.ResponseWriter, _ *http.Request) bool {
+			w.Header().Set("WWW-Authenticate", c.challenge)
+			w.WriteHeader(http.StatusUnauthorized)
+			return true
+		}
+		mirror, last := startPlace(t, reg, challenge), startPlace(t, reg, func(w http.ResponseWriter, r *http.Request) bool {
+			return r.Header.Get("Authorization") == "" && challenge(w, r)
+		})
 		s := open(t, nil, func(c *Config) {
 			write(t, c.RegistriesConf, fmt.Appendf(nil, "[[registry]]\nlocation = %q\ninsecure = true\n[[registry.mirror]]\nlocation = %q\ninsecure = true\n", last.addr, mirror.addr))
 		})
-		pull(t, s, backends.PullRequest{Ref: last.addr + "/a:v", Auth: &auth})
+		pull(t, s, backends.PullRequest{Ref: last.addr + "/a:v", Auth: &c.auth})
 		if !mirror.asked("/v2/") || !last.asked("/blobs/") {
 			t.Errorf("%s: the mirror was not asked first, or the registry not at last", name)
 		}
