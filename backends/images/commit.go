@@ -41,6 +41,9 @@ func (s *Store) Commit(ctx context.Context, r backends.PullRequest, m backends.M
 	if err := s.record(res, top); err != nil {
 		return messages.Image{}, storeError(err, "recording image %s", m.Ref)
 	}
+	if err := s.keepSignatures(res); err != nil {
+		return messages.Image{}, storeError(err, "signatures of image %s", m.Ref)
+	}
 	s.dropBlobs(m.Layers)
 	record, err := s.store.Image(m.ConfigID)
 	if err != nil {

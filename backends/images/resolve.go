@@ -35,6 +35,7 @@ type resolved struct {
 	top    document // what the registry gave for the name
 	image  document // the same, or the one chosen from the list
 	config document
+	signed signed
 }
 
 // document is a verified piece of JSON.
@@ -105,10 +106,17 @@ func (s *Store) readName(ctx context.Context, rules *rules, r backends.PullReque
 	if err != nil {
 		return backends.Manifest{}, err
 	}
-	// Nothing of the image is looked at before the policy has agreed.
-	if err := res.judge(ctx, source, r.Namespace, instance); err != nil {
+	// Nothing of the image is looked at before the policy has agreed. The
+	// library's own source has the signatures of all kinds.
+	full, err := source.now(ctx)
+	if err != nil {
+		return backends.Manifest{}, registryError(ctx, err, "signatures of %s", res.named)
+	}
+	unparsed := image.UnparsedInstance(full, instance)
+	if err := rules.allowed(ctx, r.Namespace, named, unparsed); err != nil {
 		return backends.Manifest{}, err
 	}
+	res.takeSignatures(ctx, s, unparsed)
 	parsed, err := parseImage(res)
 	if err != nil {
 		return backends.Manifest{}, err
@@ -124,16 +132,6 @@ func (s *Store) readName(ctx context.Context, rules *rules, r backends.PullReque
 		Ref: res.named.String(), Digest: res.top.digest.String(), ConfigID: res.config.digest.Encoded(),
 		Layers: layers, Present: s.present(res, layers), Opaque: res,
 	}, nil
-}
-
-// judge asks the policy, with all the kinds of signatures that the library's
-// own source can fetch.
-func (res *resolved) judge(ctx context.Context, source *mirrored, namespace string, instance *digest.Digest) error {
-	full, err := source.now(ctx)
-	if err != nil {
-		return registryError(ctx, err, "signatures of %s", res.named)
-	}
-	return res.rules.allowed(ctx, namespace, res.named, image.UnparsedInstance(full, instance))
 }
 
 // readTop checks the digest in the reference, if there is one: it is the

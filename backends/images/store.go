@@ -72,6 +72,7 @@ type Store struct {
 	layerLocks keyed // by layer id: one unpack at a time
 	layers     holds
 
+	signing      sync.Mutex // one record's metadata is read and written at a time
 	resolveLimit time.Duration
 
 	mu    sync.Mutex
