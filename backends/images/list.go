@@ -66,7 +66,9 @@ func (s *Store) describe(record *storage.Image) (messages.Image, error) {
 	tags, digests := names(record, f.tops)
 	return messages.Image{
 		ID: record.ID, RepoTags: tags, RepoDigests: digests,
-		Size: f.size, Pinned: s.rules.Load().pinned(tags, digests), Config: f.config,
+		Size: f.size, Config: f.config,
+		// What cannot be removed the kubelet shall not try to.
+		Pinned: record.ReadOnly || s.rules.Load().pinned(tags, digests),
 	}, nil
 }
 

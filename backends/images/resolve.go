@@ -169,7 +169,7 @@ func (res *resolved) choose(ctx context.Context, sys *types.SystemContext) (*dig
 	if err != nil {
 		return nil, messages.Errorf(messages.Internal, "manifest list of %s: %w", res.named, err)
 	}
-	instance, err := list.ChooseInstance(sys)
+	instance, err := chooseInstance(list, sys, amd64Levels())
 	if err != nil {
 		return nil, messages.Errorf(messages.NotFound, "%s has no image for this machine: %w", res.named, err)
 	}

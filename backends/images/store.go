@@ -33,7 +33,7 @@ import (
 // named after crio.conf(5) mean what they mean there.
 type Config struct {
 	GraphRoot, RunRoot string   // containers-storage root and runroot; no ':' in GraphRoot
-	ImageStore         string   // images are kept here instead of in GraphRoot; no ':' in it either
+	ImageStore         string   // imagestore: images are kept here instead of in GraphRoot
 	StorageOptions     []string // of the overlay driver, e.g. "overlay.mountopt=nodev"
 
 	BlobDir string // cache of downloaded layers; empty: GraphRoot/troupe-blobs
@@ -54,6 +54,14 @@ type Config struct {
 	DecryptionKeys       string        // decryption_keys_path: folder of private keys for encrypted layers
 
 	Log *slog.Logger
+}
+
+// imageRoot is the directory, and so the disk, that images are on.
+func (c Config) imageRoot() string {
+	if c.ImageStore != "" {
+		return c.ImageStore
+	}
+	return c.GraphRoot
 }
 
 // Init must be the first call in main of every program that uses this package:
@@ -89,11 +97,11 @@ func New(cfg Config) (*Store, error) {
 	if cfg.GraphRoot == "" || cfg.RunRoot == "" {
 		return nil, messages.Errorf(messages.Invalid, "image store: root and runroot must both be set")
 	}
-	if strings.Contains(cfg.GraphRoot, ":") {
-		return nil, messages.Errorf(messages.Invalid, "image store: root %q: a ':' cannot be in it, the overlay driver separates layers by it", cfg.GraphRoot)
+	if strings.Contains(cfg.imageRoot(), ":") {
+		return nil, messages.Errorf(messages.Invalid, "image store: root %q: a ':' cannot be in it, the overlay driver separates layers by it", cfg.imageRoot())
 	}
 	if cfg.BlobDir == "" {
-		cfg.BlobDir = filepath.Join(cfg.GraphRoot, "troupe-blobs")
+		cfg.BlobDir = filepath.Join(cfg.imageRoot(), "troupe-blobs")
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
