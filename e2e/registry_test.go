@@ -377,6 +377,9 @@ func TestAnImageOfAnAdditionalStoreRunsAndStays(t *testing.T) {
 		t.Errorf("%s is not listed: %v", ref, n.tags(t))
 	}
 	// Without a pull.
-	equal(t, "what it holds", strings.TrimSpace(n.pod(t).output(t, "cat /name", func(c *runtime.ContainerConfig) { c.Image.Image = ref })), "base")
+	c := n.pod(t).start(t, "cat /name", func(c *runtime.ContainerConfig) { c.Image.Image = ref })
+	c.exited(t)
+	equal(t, "what it holds", strings.TrimSpace(c.log(t)), "base")
+	n.run(t, "rm", c.id)
 	refused(t, n.removeImage(t, ref), code(codes.FailedPrecondition), "additional")
 }

@@ -67,6 +67,7 @@ func (r *rules) notBlocked(named reference.Named) error {
 type mirrored struct {
 	open  func(ctx context.Context) (types.ImageSource, error)
 	route route
+	limit time.Duration // how long one of several may be silent before it sends a blob
 
 	mu                sync.Mutex
 	types.ImageSource       // the one that is open now
@@ -81,7 +82,7 @@ func openMirrored(ctx context.Context, r *rules, sys *types.SystemContext, named
 	if err != nil {
 		return nil, invalidReference(named.String(), err)
 	}
-	m := &mirrored{route: route{places: r.places(named), refused: map[string]bool{}}}
+	m := &mirrored{limit: limit, route: route{places: r.places(named), refused: map[string]bool{}}}
 	if len(m.route.places) > 1 {
 		sys.DockerProxy = m.route.proxy
 	}
@@ -102,18 +103,41 @@ func openMirrored(ctx context.Context, r *rules, sys *types.SystemContext, named
 	return m, nil
 }
 
-// GetBlob asks one place after another.
+// GetBlob asks one place after another. A mirror may have to fetch a large blob
+// itself before it answers, so it has longer for it than for a manifest.
 func (m *mirrored) GetBlob(ctx context.Context, info types.BlobInfo, cache types.BlobInfoCache) (io.ReadCloser, int64, error) {
 	for {
 		source, err := m.now(ctx)
 		if err != nil {
 			return nil, 0, err
 		}
-		stream, size, err := source.GetBlob(ctx, info, cache)
-		if err == nil || !m.giveUp(ctx, source, err) {
-			return stream, size, err
+		try, cancel := context.WithCancelCause(ctx)
+		timer := time.AfterFunc(m.limit, func() {
+			if !m.route.atLast() {
+				cancel(errRegistrySilent)
+			}
+		})
+		stream, size, err := source.GetBlob(try, info, cache)
+		timer.Stop()
+		if err == nil {
+			return cancelling{stream, cancel}, size, nil
+		}
+		cancel(err)
+		if !m.giveUp(ctx, source, err) {
+			return nil, 0, err
 		}
 	}
+}
+
+// cancelling ends the request of a stream with it.
+type cancelling struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+}
+
+func (c cancelling) Close() error {
+	defer c.cancel(nil)
+	return c.ReadCloser.Close()
 }
 
 // GetManifest asks one place after another for a member of a list. The list
@@ -156,13 +180,29 @@ func (m *mirrored) giveUp(ctx context.Context, source types.ImageSource, why err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.ImageSource == source && m.why == nil {
-		if !m.route.refuse() {
-			return false
-		}
-		m.why = why
+	if m.ImageSource == source && !m.leave(why) {
+		return false
 	}
 	return !ended
+}
+
+func (m *mirrored) leave(why error) bool {
+	if m.why == nil && m.route.refuse() {
+		m.why = why
+	}
+	return m.why != nil
+}
+
+// elsewhere is for a download that was cut, or served wrongly, again and again:
+// the next GetBlob begins at another place. It says whether there is one.
+func (res *resolved) elsewhere(why error) bool {
+	m, ok := res.source.(*mirrored)
+	if !ok {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.leave(why)
 }
 
 // route is which of the places requests go to.
@@ -175,12 +215,17 @@ type route struct {
 
 // limit is how long one place may be silent; whole is the last one's.
 func (r *route) limit(whole time.Duration) time.Duration {
+	if r.atLast() {
+		return whole
+	}
+	return whole / 4
+}
+
+// atLast says that there is no other place to go to.
+func (r *route) atLast() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.places)-len(r.refused) > 1 {
-		return whole / 4
-	}
-	return whole
+	return len(r.places)-len(r.refused) < 2
 }
 
 // refuse closes the way to the place last spoken to. The last one stays open.

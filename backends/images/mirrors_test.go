@@ -1,6 +1,7 @@
 package images
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
 )
@@ -98,11 +100,12 @@ func TestMirrorsAreTriedInOrderAndTheRegistryLast(t *testing.T) {
 		"the first lost its blobs":             {on("/blobs/", answer(http.StatusNotFound)), true},
 		"the first lets nobody have blobs":     {on("/blobs/", answer(http.StatusForbidden)), true},
 		"the first cuts every blob":            {on("/blobs/", cut), true},
+		"the first is silent for blobs":        {on("/blobs/", silence), true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			first, second, last := startPlace(t, reg, c.spoil), startPlace(t, reg, nil), startPlace(t, reg, nil)
 			s := withMirrors(t, first.addr, second.addr, last.addr)
-			s.resolveLimit = 8 * time.Second
+			s.resolveLimit = 6 * time.Second
 			image := pull(t, s, ask("registry.test/a:v"))
 			if !slices.Equal(image.RepoTags, []string{"registry.test/a:v"}) {
 				t.Errorf("it is called %v", image.RepoTags)
@@ -133,6 +136,32 @@ func TestAMirrorThatGoesDownDuringAPullIsLeft(t *testing.T) {
 	first.kill(t)
 	for _, l := range m.Layers {
 		ok(t, s.Fetch(context.Background(), ask(""), m, l, nil))
+	}
+}
+
+// What is cut in the middle, or wrong, only who reads it sees.
+func TestADownloadThatFailsAtAMirrorCanGoOnElsewhere(t *testing.T) {
+	reg := startRegistry(t, registryOptions{})
+	layer := layerOf(t, "a", "gzip")
+	reg.push(t, spec{repo: "a", tag: "v", layers: []packed{layer}})
+	wrong := startPlace(t, reg, on("/blobs/"+digest.FromBytes(layer.blob).String(), func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write(bytes.Repeat([]byte("x"), len(layer.blob)))
+	}))
+	s := withMirrors(t, wrong.addr, reg.addr)
+	m, err := s.Resolve(context.Background(), ask("registry.test/a:v"))
+	ok(t, err)
+	res, err := opaque(m)
+	ok(t, err)
+	failed := s.Fetch(context.Background(), ask(""), m, m.Layers[0], nil)
+	if failed == nil {
+		t.Fatal("a wrong blob was taken")
+	}
+	if !res.elsewhere(failed) {
+		t.Error("there is no other place")
+	}
+	ok(t, s.Fetch(context.Background(), ask(""), m, m.Layers[0], nil))
+	if res.elsewhere(failed) {
+		t.Error("there is a third place")
 	}
 }
 

@@ -16,14 +16,14 @@ import (
 
 // signing is a registry with a store that knows where its signatures are.
 type signing struct {
-	reg          *registry
-	store        *Store
-	ours, others *harness.Signer
+	reg   *registry
+	store *Store
+	ours  *harness.Signer
 }
 
 func newSigning(t *testing.T) *signing {
 	t.Helper()
-	x := &signing{reg: startRegistry(t, registryOptions{}), ours: newSigner(t), others: newSigner(t)}
+	x := &signing{reg: startRegistry(t, registryOptions{}), ours: newSigner(t)}
 	x.store = open(t, x.reg, func(c *Config) {
 		base := filepath.Dir(c.PolicyPath)
 		c.RegistriesDir, c.PolicyDir = base+"/registries.d", base+"/policies"
@@ -66,7 +66,7 @@ func sigstoreSigned(s *harness.Signer) map[string]string {
 // Both kinds of signature decide, when an image is pulled and when one that is
 // here already is to run.
 func TestOnlyImagesSignedByTheKeyAreLetIn(t *testing.T) {
-	x := newSigning(t)
+	x, others := newSigning(t), newSigner(t)
 	d := x.store.cfg.RegistriesDir
 	for kind, c := range map[string]struct {
 		sign        func(s *harness.Signer, ref string) error
@@ -78,7 +78,7 @@ func TestOnlyImagesSignedByTheKeyAreLetIn(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			signed, unsigned, strange := x.push(t, kind+"/signed"), x.push(t, kind+"/unsigned"), x.push(t, kind+"/strange")
 			ok(t, c.sign(x.ours, signed))
-			ok(t, c.sign(x.others, strange))
+			ok(t, c.sign(others, strange))
 			write(t, x.store.cfg.PolicyPath, []byte(`{"default":[{"type":"insecureAcceptAnything"}]}`))
 			ids := map[string]string{}
 			for _, ref := range []string{signed, unsigned, strange} {
@@ -165,7 +165,7 @@ func TestStoredSignaturesAreSharedWithSkopeo(t *testing.T) {
 	skopeo(t, "--insecure-policy", "--registries.d", x.store.cfg.RegistriesDir, "copy", "--src-tls-verify=false", "docker://"+ref, stored+ref)
 	x.policy(t, x.store.cfg.PolicyPath, signedBy(x.ours))
 	judged(t, "an image that skopeo brought", x.store.Allowed(context.Background(), backends.ImageUse{ImageID: image.ID, Name: ref}), true)
-	x.policy(t, x.store.cfg.PolicyPath, signedBy(x.others))
+	x.policy(t, x.store.cfg.PolicyPath, signedBy(newSigner(t)))
 	judged(t, "the same with another key", x.store.Allowed(context.Background(), backends.ImageUse{ImageID: image.ID, Name: ref}), false)
 }
 

@@ -29,7 +29,7 @@ func NewSigner(dir string) (*Signer, error) {
 	if err := os.MkdirAll(s.path("gpg"), 0o700); err != nil {
 		return nil, err
 	}
-	if _, err := s.gpg("--passphrase", "", "--quick-generate-key", "signer@troupe.test", "rsa2048", "sign"); err != nil {
+	if _, err := s.gpg("--passphrase", "", "--quick-generate-key", "signer@troupe.test", "ed25519", "sign"); err != nil {
 		return nil, err
 	}
 	list, err := s.gpg("--with-colons", "--list-keys")
