@@ -18,7 +18,7 @@ TOOLS        := .cache/tools/bin
 RACE := ./messages/... ./actors/... ./supervisor/... ./cri/... ./cmd/troupe/...
 
 .DEFAULT_GOAL := help
-.PHONY: sim help setup build test e2e critest vm-test lint bench demo install deps clean tools peers kubelet kubelet-test unit race kernel
+.PHONY: sim help setup build test e2e critest vm-test lint bench bench-pull demo install deps clean tools peers kubelet kubelet-test unit race kernel
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ critest: build tools $(TOOLS)/critest ## run the CRI conformance suite, then in 
 
 bench: build tools peers ## measure Troupe beside containerd; write bench/RESULTS.md (as root)
 	CGO_ENABLED=0 go run -tags $(PURE_TAGS) ./e2e/bench
+
+bench-pull: build tools peers ## measure image pulls by Troupe, containerd and bare libraries; write bench/PULL.md (as root)
+	@CGO_ENABLED=0 go build -trimpath -tags $(PURE_TAGS) -o .cache/benchpull ./e2e/benchpull && ./.cache/benchpull $(ARGS)
 
 demo: build ## watch a node come up, run two pods, survive a SIGKILL and go again (as root)
 	@CGO_ENABLED=0 go build -trimpath -o .cache/demo ./e2e/demo && ./.cache/demo

@@ -59,6 +59,7 @@ type container struct {
 	reason, message string
 	trouble         string // of the last undo that failed
 	startErr        error  // why its command could not be started
+	telling         bool   // plugins are being told of its exit
 
 	creating, starting, stopping, removing, reopening waiters
 	kill                                              kill
@@ -118,7 +119,7 @@ func (c *container) Receive(ctx actor.Context) {
 	case adoptContainer:
 		c.adopt(m)
 	case noRecord:
-		c.discard()
+		c.discard(m.pod)
 	case createFirst:
 		c.onCreate(ctx.Sender(), m)
 	case messages.CreateContainer:
@@ -129,6 +130,7 @@ func (c *container) Receive(ctx actor.Context) {
 		c.onStop(ctx.Sender(), m.Grace)
 	case killForPod:
 		c.onStop(nil, 0)
+		c.sayEnded() // again: the pod asks because it has not heard it
 	case messages.RemoveContainer:
 		c.onRemove(ctx.Sender())
 	case messages.ExecSync:
@@ -178,7 +180,13 @@ func (c *container) become(next messages.ContainerState) {
 	if from == "" {
 		c.resume()
 	}
-	if next == messages.ContainerExited {
+	c.sayEnded()
+}
+
+// sayEnded tells the pod that the container does not run any more, once plugins
+// have heard it: they hear of the pod's own stop after that.
+func (c *container) sayEnded() {
+	if !c.telling && (c.state == messages.ContainerExited || c.state == messages.ContainerRemoving) {
 		c.env.send(c.parent(), containerStopped{id: c.id})
 	}
 }

@@ -73,8 +73,7 @@ func (c *container) started(d done) {
 	st := d.value.(messages.ProcessState)
 	c.process.Pid, c.process.StartedAt, c.process.Status = st.Pid, st.StartedAt, st.Status
 	c.become(messages.ContainerRunning)
-	c.journal()
-	c.starting.answer(c.env, messages.None{}, nil)
+	c.journalThen(func() { c.starting.answer(c.env, messages.None{}, nil) })
 	c.dropImages()
 	if c.kill.asked() {
 		c.pursue()
@@ -137,6 +136,7 @@ func (c *container) exit(st messages.ProcessState) {
 			c.process.StartedAt = st.ExitedAt
 		}
 	}
+	c.telling = true // before the pod can hear of it
 	c.become(messages.ContainerExited)
 	c.journal()
 	c.tellStopped()

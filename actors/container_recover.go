@@ -4,11 +4,12 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
 )
 
-// reread takes the container's own record from the journal: the way back after
-// a panic of this actor.
+// reread takes the container's own record from the journal, and what it knows of
+// its pod from the pod's: the way back after a panic of this actor.
 func (c *container) reread() {
 	key := c.place
 	c.do(Job{Lane: LaneRead, Name: "recover", Limit: c.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
@@ -16,18 +17,14 @@ func (c *container) reread() {
 		if err != nil {
 			return nil, err
 		}
-		for _, r := range records {
-			if r.Key == key {
-				return decodeContainer(r)
-			}
-		}
-		return nil, messages.Errorf(messages.NotFound, "container %s has no record", key.Container)
+		return recordIn(records, key)
 	}, func(d done) {
+		found, _ := d.value.(adoptContainer)
 		switch {
 		case d.err == nil:
-			c.adopt(adoptContainer{rec: d.value.(containerRecord)})
+			c.adopt(found)
 		case messages.KindOf(d.err) == messages.NotFound:
-			c.discard()
+			c.discard(found.pod)
 		default:
 			c.env.Log.Error("a container could not be recovered and will be tried again", "pod", c.pod, "container", c.id, "err", d.err)
 			c.again(c.reread)
@@ -35,17 +32,34 @@ func (c *container) reread() {
 	})
 }
 
+// recordIn is a container's record with its pod's. One without its pod's, or
+// without its own, still knows whose it is.
+func recordIn(records []backends.Record, key backends.Key) (m adoptContainer, err error) {
+	m.pod, err = podPlan{ID: key.Pod}, messages.Errorf(messages.NotFound, "container %s has no record", key.Container)
+	for _, r := range records {
+		switch {
+		case r.Key == key:
+			m.rec, err = decodeContainer(r)
+		case r.Key == backends.Key{Pod: key.Pod}:
+			if pod, podErr := decodePod(r); podErr == nil {
+				m.pod = pod.Plan
+			}
+		}
+	}
+	return m, err
+}
+
 // noRecord tells a container that its record is lost.
-type noRecord struct{}
+type noRecord struct{ pod podPlan }
 
 // discard removes a container whose record is lost: what it has on the node goes
 // by its id, and nothing can be shown or done of it any more.
-func (c *container) discard() {
+func (c *container) discard(pod podPlan) {
 	if c.adopted || c.state != "" {
 		return
 	}
 	c.adopted = true
-	c.plan = containerPlan{ID: c.id, Pod: c.pod}
+	c.plan = containerPlan{ID: c.id, Pod: c.pod, pod: pod}
 	if s, ok := c.env.Index.container(c.id); ok {
 		c.plan.Config, c.plan.CreatedAt = s.Config, s.CreatedAt
 	}

@@ -16,6 +16,13 @@ func runPlugins(ctx context.Context, n *backends.Node, p *podPlan) error {
 	return n.Plugins.RunPod(ctx, p.forPlugins())
 }
 
+// noPlugins spares a node without plugins the step. One that connects from now
+// on hears of the pod as of all others that are there, and of its end.
+func noPlugins(n *backends.Node, p *podPlan) bool {
+	p.Told = n.Plugins.NoneFor(p.forPlugins())
+	return p.Told
+}
+
 func stopPlugins(ctx context.Context, n *backends.Node, p *podPlan) error {
 	n.Plugins.StopPod(ctx, p.forPlugins())
 	return nil
@@ -47,14 +54,18 @@ func startTold(ctx context.Context, n *backends.Node, p *containerPlan) (message
 }
 
 // tellStopped tells of the exit. It goes by the container's key: after what
-// plugins hear of its start, and before its removal.
+// plugins hear of its start, and before its removal. The pod's stop waits for
+// it, as long as an undo may take.
 func (c *container) tellStopped() {
 	env, told := c.env, c.plan.forPlugins(messages.ContainerExited, c.process)
 	told.Reason, told.Message = c.reason, c.message
 	c.do(Job{Lane: LaneStop, Name: "tell plugins", Limit: env.Settings.UndoLimit}, func(ctx context.Context) (any, error) {
 		env.Node.Plugins.Stop(ctx, told)
 		return nil, nil
-	}, func(done) {})
+	}, func(done) {
+		c.telling = false
+		c.sayEnded()
+	})
 }
 
 // takeAdjusted makes the resources that plugins gave a new container its own:

@@ -67,6 +67,7 @@ type sandbox struct {
 	updates                     []podUpdate // of its resources, in order; the first is under way
 	captures                    []*capture  // checkpoints, in order; the first is under way
 	children                    map[string]*actor.PID
+	ended                       map[string]bool        // children that have said that they do not run
 	broken                      map[string][]postponed // children given up, with what waits for them
 	names                       map[string]string      // container name and attempt → id
 	forwards                    map[string]*actor.PID  // forwarded ports under way
@@ -100,7 +101,7 @@ type podGone struct {
 
 func newSandbox(env *Env, id string) actor.Producer {
 	return func() actor.Actor {
-		s := &sandbox{id: id, children: map[string]*actor.PID{}, names: map[string]string{}, broken: map[string][]postponed{}, forwards: map[string]*actor.PID{}}
+		s := &sandbox{id: id, children: map[string]*actor.PID{}, ended: map[string]bool{}, names: map[string]string{}, broken: map[string][]postponed{}, forwards: map[string]*actor.PID{}}
 		s.trip = trip[podPlan]{crew: crew{env: env}, who: s, place: backends.Key{Pod: id}, walk: walk[podPlan]{steps: podSteps}}
 		return s
 	}
@@ -156,7 +157,7 @@ func (s *sandbox) Receive(ctx actor.Context) {
 	case containerGone:
 		s.onContainerGone(ctx, m)
 	case containerStopped:
-		s.goOn()
+		s.onContainerStopped(m)
 	case processFact:
 		s.onFact(ctx, m.ProcessState)
 	case *actor.Stopped:

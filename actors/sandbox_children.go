@@ -25,7 +25,8 @@ type containerGone struct {
 	err     error
 }
 
-// containerStopped tells a stopping pod that a container does not run.
+// containerStopped tells a pod that a container does not run, and that plugins
+// know it.
 type containerStopped struct{ id string }
 
 // onCreate spawns the container, or sends the caller to the one that has the
@@ -100,12 +101,20 @@ func (s *sandbox) forward(ctx actor.Context, m forContainer) {
 func (s *sandbox) onContainerGone(ctx actor.Context, m containerGone) {
 	if pid, ok := s.children[m.id]; ok {
 		delete(s.children, m.id)
+		delete(s.ended, m.id)
 		ctx.Poison(pid)
 	}
 	s.unname(m.id)
 	s.lostChild(m.id, m.err)
 	m.started.answer(s.env, nil, m.err)
 	m.callers.answer(s.env, messages.None{}, nil)
+	s.goOn()
+}
+
+func (s *sandbox) onContainerStopped(m containerStopped) {
+	if _, ours := s.children[m.id]; ours {
+		s.ended[m.id] = true
+	}
 	s.goOn()
 }
 
@@ -165,7 +174,7 @@ func (s *sandbox) mend(ctx actor.Context, id string, try int) {
 		delete(s.children, id)
 		i := slices.IndexFunc(d.value.([]backends.Record), func(r backends.Record) bool { return r.Pod == s.id && r.Container == id })
 		if i < 0 || !s.adoptChild(d.value.([]backends.Record)[i], func(id string) *actor.PID { return s.spawnChild(ctx, id) }) {
-			s.env.send(s.spawnChild(ctx, id), noRecord{})
+			s.env.send(s.spawnChild(ctx, id), noRecord{s.plan})
 		}
 		for _, p := range kept {
 			s.env.System.Root.RequestWithCustomSender(s.self, p.m, p.sender)
@@ -180,8 +189,7 @@ func (s *sandbox) mend(ctx actor.Context, id string, try int) {
 func (s *sandbox) childrenStopped() bool {
 	all := true
 	for _, id := range s.childIDs() {
-		c, known := s.env.Index.container(id)
-		if !known || c.CRIState() != runtime.ContainerState_CONTAINER_EXITED {
+		if !s.ended[id] {
 			all = false
 			s.env.send(s.children[id], killForPod{})
 		}

@@ -102,7 +102,7 @@ func (s *sandbox) resume(f found, spawn func(string) *actor.PID) {
 	s.plan.Children = s.childIDs()
 	for _, id := range s.env.Index.containerIDs(s.id) { // shown by an earlier instance
 		if s.children[id] == nil {
-			s.env.send(spawn(id), noRecord{})
+			s.env.send(spawn(id), noRecord{s.plan})
 		}
 	}
 	if f.damaged && !slices.Contains(s.walk.Done, "strays") {

@@ -26,7 +26,7 @@ var podSteps = []step[podPlan]{
 	{name: "network", do: attachNetwork, undo: detachNetwork, on: onStop, gate: true, skip: hasHostNetwork, limit: 4 * time.Minute},
 	{name: "pause", do: startPause, undo: stopPause, on: onStop, gate: true, skip: hasNoPause},
 	// Asked last and told first: they see a whole pod.
-	{name: "plugins", do: runPlugins, undo: stopPlugins, on: onStop},
+	{name: "plugins", do: runPlugins, undo: stopPlugins, on: onStop, idle: noPlugins},
 	// Only undone, and only by a pod one of whose containers lost its record:
 	// see recover.
 	{name: "strays", do: nothing[podPlan], undo: dropStrays, on: onStop, gate: true, skip: always[podPlan]},

@@ -31,6 +31,9 @@ type step[P any] struct {
 	gate bool
 	// skip leaves the step out for a plan that does not need it.
 	skip func(*P) bool
+	// idle, asked when the step before is done, says that there is nothing to
+	// do: then this one counts as done with that, in one line of the journal.
+	idle func(*backends.Node, *P) bool
 	// limit replaces Settings.StepLimit.
 	limit time.Duration
 	lane  Lane // of its do; empty: LaneStart

@@ -52,6 +52,7 @@ type traveller[P any] interface {
 // stepped is a step's outcome.
 type stepped[P any] struct {
 	plan     P
+	done     []string
 	complete bool // the record may say that the way forth is complete
 }
 
@@ -71,8 +72,12 @@ func (t *trip[P]) forth() {
 		if err := st.do(ctx, env.Node, &plan); err != nil {
 			return stepped[P]{plan: plan}, err
 		}
-		complete := ahead.next(&plan) == nil
-		return stepped[P]{plan, complete}, env.Node.Journal.Save(ctx, place, record(plan, ahead.Done, complete))
+		next := ahead.next(&plan)
+		for ; next != nil && next.idle != nil && next.idle(env.Node, &plan); next = ahead.next(&plan) {
+			ahead.Done = append(ahead.Done, next.name)
+		}
+		complete := next == nil
+		return stepped[P]{plan, ahead.Done, complete}, env.Node.Journal.Save(ctx, place, record(plan, ahead.Done, complete))
 	}, t.stepped)
 }
 
@@ -91,7 +96,7 @@ func (t *trip[P]) stepped(d done) {
 		t.plan = s.plan
 	}
 	if d.err == nil {
-		t.walk.Done = append(t.walk.Done, d.name)
+		t.walk.Done = s.done
 		if t.first == nil {
 			t.forth()
 			return
@@ -181,12 +186,18 @@ func (t *trip[P]) again(f func()) {
 
 // journal writes the present state in its turn among the actor's jobs, so that
 // it is on disk before the effects of any later job.
-func (t *trip[P]) journal() {
+func (t *trip[P]) journal() { t.journalThen(func() {}) }
+
+// journalThen also says when that has been tried. Who is answered only then is
+// shown the same after the daemon's death; a record that cannot be written holds
+// nobody up.
+func (t *trip[P]) journalThen(then func()) {
 	env, place := t.env, t.place
 	data, _ := t.who.present()
 	t.do(Job{Lane: LaneStop, Name: "journal", Limit: env.Settings.UndoLimit}, func(ctx context.Context) (any, error) {
 		return nil, env.Node.Journal.Save(ctx, place, data)
 	}, func(d done) {
+		then()
 		if d.err != nil && !t.over { // the state is in memory: write it again
 			t.env.Log.Warn("the journal was not written and is tried again", append(t.who.attrs(), "err", d.err)...)
 			t.after(t.env.Settings.RetryMin, func() {

@@ -19,10 +19,13 @@ import (
 // them return at once.
 type Plugins interface {
 	RunPod(ctx context.Context, p PluginPod) error
+	// NoneFor says that there is no plugin to ask whether a pod may run. Then
+	// it is known from here on as if RunPod had been called.
+	NoneFor(p PluginPod) bool
 	UpdatePod(ctx context.Context, p PluginPod) error
 	UpdatedPod(ctx context.Context, p PluginPod)
-	// StopPod also tells, before, of each container of the pod whose stop has
-	// not been told.
+	// StopPod comes when Stop has returned for each container of the pod. It
+	// also tells, before, of one whose stop has not been told: its record was lost.
 	StopPod(ctx context.Context, p PluginPod)
 	// RemovePod and Remove are for what was asked about, and do nothing for
 	// what was not.
@@ -71,6 +74,9 @@ var _ Plugins = NoPlugins{}
 
 // RunPod implements Plugins.
 func (NoPlugins) RunPod(context.Context, PluginPod) error { return nil }
+
+// NoneFor implements Plugins.
+func (NoPlugins) NoneFor(PluginPod) bool { return true }
 
 // UpdatePod implements Plugins.
 func (NoPlugins) UpdatePod(context.Context, PluginPod) error { return nil }

@@ -181,8 +181,7 @@ func TestAPodWhoseHandlerWasTakenAwayCanBeRemoved(t *testing.T) {
 	before, _, _ := strings.Cut(string(text), "[crio.runtime.runtimes.crun]")
 	ok(t, os.WriteFile(n.daemon.Config, []byte(before), 0o600))
 	ok(t, n.daemon.Start(t.Context()))
-	// As recorded at first: the note that it runs may not have been written yet.
-	eventually(t, "it is known to run", func() bool { return c.status(t).State == runtime.ContainerState_CONTAINER_RUNNING })
+	equal(t, "the state", c.status(t).State, runtime.ContainerState_CONTAINER_RUNNING)
 	equal(t, "exec", c.exec(t, "echo works"), "works")
 	complaint := n.fails(t, "create", p.id, n.file(t, n.containerConfig("true")), p.file)
 	contains(t, "a new container", complaint, "crun", "not usable")

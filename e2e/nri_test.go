@@ -281,6 +281,18 @@ func TestAPluginThatHangsHoldsAStartUpForItsTimeOnly(t *testing.T) {
 	equal(t, "what the disconnected plugin hears", hangs.of(c.id), "")
 }
 
+func TestAPluginThatComesLaterHearsTheEndOfWhatBeganWithoutIt(t *testing.T) {
+	n := ownNode(t, nil)
+	n.leavesNothing(t)
+	p := n.pod(t)
+	c := p.start(t, "exec sleep 100000")
+	late := n.connect(t, &plugin{})
+	eventually(t, "it was synchronized", func() bool { return late.knows(p.id) && late.knows(c.id) })
+	n.remove(t, p.id)
+	equal(t, "what it heard of the container", late.of(c.id), "stop remove")
+	equal(t, "what it heard of the pod", late.of(p.id), "stop remove")
+}
+
 func TestAPluginThatComesAgainAfterTheDaemonsDeathKnowsEverything(t *testing.T) {
 	n := ownNode(t, nil)
 	n.leavesNothing(t)

@@ -1,6 +1,7 @@
 package simulations
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -66,7 +67,8 @@ func (k *pod) checkpoint(id string) {
 	life, down := w.life, w.Node.Down()
 	if _, err := w.ask(p, req, usualLimit); err != nil {
 		w.say(p.name, "checkpoint: "+err.Error())
-		if w.plan != (Faults{}) || down { // a resume may have been made to fail; see settle
+		// A resume may have been made to fail, or is still to come; see settle.
+		if w.plan != (Faults{}) || down || errors.Is(err, errNoAnswer) {
 			return
 		}
 	}

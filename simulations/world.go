@@ -82,7 +82,7 @@ func NewWorld(seed uint64, plan Faults, transcript io.Writer) *World {
 		pending: map[string]*pending{}, doomed: map[string]bool{},
 	}
 	w.sure = plan.Hang == 0
-	w.Node = fake.New(fake.Config{Hook: hook{w}})
+	w.Node = fake.New(fake.Config{Hook: hook{w}, NoPlugin: func(pod string) bool { return pod[0]%2 == 0 }})
 	w.boot()
 	return w
 }

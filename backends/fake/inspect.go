@@ -44,6 +44,7 @@ func (n *Node) Invariants() (wrong []string) {
 			}
 			wrong = append(wrong, found...)
 		}
+		wrong = append(wrong, n.misheard...)
 	})
 	slices.Sort(wrong)
 	return wrong

@@ -36,6 +36,9 @@ type Config struct {
 	ExitInfo bool
 	// Programs says what a command does; nil: Interpret.
 	Programs func(args []string) Program
+	// NoPlugin says that the plugin is not there when that pod begins; it
+	// connects later. nil: it is always there.
+	NoPlugin func(pod string) bool
 	// Trace is told of each call when it has ended.
 	Trace func(c Call, err error)
 }
@@ -69,6 +72,7 @@ type Node struct {
 	excused     map[backends.Key]bool // their record was torn: they are the sweeper's
 	changed     map[string]bool       // pods that Invariants has to look at
 	known       map[string][]string   // containers, by pod; "" stands for the pod
+	misheard    []string              // what plugins were told wrongly
 }
 
 // New makes an empty node: no pods, no images, a network that is ready, and a
@@ -110,7 +114,7 @@ func (n *Node) Backends() *backends.Node {
 		Namespaces: namespacesBackend{n}, Network: networkBackend{n}, Files: filesBackend{n},
 		Cgroups: cgroupsBackend{n}, Rootfs: rootfsBackend{n}, Volumes: volumesBackend{n}, Bundles: bundlesBackend{n},
 		Runtime: runtimeBackend{n}, Checkpoints: checkpointsBackend{n}, Images: imagesBackend{n}, Journal: journalBackend{n},
-		Plugins: pluginsBackend{n: n},
+		Plugins: newPlugins(n),
 	}
 }
 

@@ -44,7 +44,7 @@ func (s *Store) Commit(ctx context.Context, r backends.PullRequest, m backends.M
 	if err := s.keepSignatures(res); err != nil {
 		return messages.Image{}, storeError(err, "signatures of image %s", m.Ref)
 	}
-	s.dropBlobs(m.Layers)
+	s.dropFetched(m.Layers)
 	record, err := s.store.Image(m.ConfigID)
 	if err != nil {
 		return messages.Image{}, storeError(err, "image %s", m.Ref)
@@ -54,21 +54,16 @@ func (s *Store) Commit(ctx context.Context, r backends.PullRequest, m backends.M
 
 func (s *Store) putLayers(ctx context.Context, r backends.PullRequest, m backends.Manifest, chain []string) error {
 	for i, l := range m.Layers {
-		err := s.putLayer(ctx, r, m, chain, i)
+		err := ctx.Err()
 		if err == nil {
-			continue
+			err = s.putLayer(ctx, r, m, chain, i)
 		}
-		err = storeError(err, "layer %d of %d of %s (%s)", i+1, len(m.Layers), m.Ref, l.Digest)
-		if messages.KindOf(err) == messages.NoSpace {
-			// The retry will have to download again; that is better than to
-			// leave the node full.
-			s.dropBlobs(m.Layers)
-			free, _ := freeBytes(s.cfg.GraphRoot)
-			err = messages.Errorf(messages.NoSpace, "%s is full (%d bytes free): %w", s.cfg.GraphRoot, free, err)
+		if err != nil {
+			return storeError(err, "layer %d of %d of %s (%s)", i+1, len(m.Layers), m.Ref, l.Digest)
 		}
-		return err
 	}
-	return nil
+	// The renames and records of layers, before the record of the image.
+	return s.syncs.sync(ctx, s.imageRoot())
 }
 
 func (s *Store) letGo(chain []string) {

@@ -286,7 +286,7 @@ func TestADiskThatFillsDuringADownloadSaysSo(t *testing.T) {
 	}
 }
 
-func TestACancelledDownloadEndsSoonAndLeavesNothing(t *testing.T) {
+func TestACancelledDownloadEndsSoon(t *testing.T) {
 	reg, f, _ := layerFront(t)
 	s := open(t, reg, nil)
 	f.answer(hang)

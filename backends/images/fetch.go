@@ -1,29 +1,23 @@
 package images
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"time"
+	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
-	"go.podman.io/image/v5/pkg/blobinfocache/none"
-	"go.podman.io/image/v5/types"
 	"golang.org/x/sys/unix"
 )
 
-var errNoProgress = errors.New("no byte has come")
-
-// Fetch brings one layer into the blob cache. Calls for the same blob, of
-// whatever image, take turns, and the later ones find it there.
+// Fetch stages one layer. Calls for the same blob, of whatever image, take
+// turns, and the later ones find it there.
 func (s *Store) Fetch(ctx context.Context, _ backends.PullRequest, m backends.Manifest, l backends.Layer, progress func(backends.Progress)) error {
-	if progress == nil {
-		progress = func(backends.Progress) {}
-	}
 	res, err := opaque(m)
 	if err != nil {
 		return err
@@ -36,14 +30,30 @@ func (s *Store) Fetch(ctx context.Context, _ backends.PullRequest, m backends.Ma
 		return messages.Errorf(messages.KindOf(err), "layer %s of %s: %w", l.Digest, m.Ref, err)
 	}
 	defer unlock()
-	if s.stored(l) != "" || s.cached(l) {
-		progress(backends.Progress{Received: max(l.Size, 0)})
+	meter := &meter{tell: progress}
+	if s.stored(l) != "" || s.ready(l) != nil {
+		meter.received(max(l.Size, 0))
 		return nil
 	}
 	if err := s.checkSpace(m.Ref, l); err != nil {
 		return err
 	}
-	return s.download(ctx, res, m.Ref, l, progress)
+	st, err := s.stageChunked(ctx, res, l, meter)
+	if err == nil && st == nil {
+		st, err = s.stage(ctx, res, l, meter)
+	}
+	if err == nil {
+		err = s.keep(ctx, st)
+	}
+	if messages.KindOf(err) == messages.NoSpace {
+		// The retry will have to download again; that is better than to leave
+		// the node full.
+		s.dropFetched(m.Layers)
+	}
+	if err != nil {
+		return storeError(err, "layer %s of %s", l.Digest, m.Ref)
+	}
+	return nil
 }
 
 // checkSpace refuses at once what cannot fit.
@@ -66,99 +76,125 @@ func freeBytes(dir string) (uint64, error) {
 	return st.Bavail * uint64(st.Bsize), nil
 }
 
-// download writes <digest>.partial and renames it to <digest> once its content
-// is known to be right and on disk.
-func (s *Store) download(ctx context.Context, res *resolved, ref string, l backends.Layer, progress func(backends.Progress)) (err error) {
-	partial := s.blobPath(l.Digest) + partialSuffix
-	file, err := os.OpenFile(partial, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+// stage downloads into a file while a second goroutine follows it: decompresses,
+// hashes and unpacks. When the download is over, so is nearly all of the work.
+func (s *Store) stage(ctx context.Context, res *resolved, l backends.Layer, m *meter) (*stagedLayer, error) {
+	blob, err := s.openBlob(l)
 	if err != nil {
-		return storeError(err, "layer %s of %s", l.Digest, ref)
+		return nil, err
 	}
-	defer func() {
-		file.Close()
-		if err != nil {
-			_ = os.Remove(partial) // swept later if this fails
-		}
+	defer blob.file.Close()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	brought := make(chan error, 1)
+	go func() {
+		d := &download{source: res.source, layer: l, blob: blob, limit: s.cfg.PullProgressTimeout, progress: m}
+		err := d.run(ctx)
+		blob.end(err)
+		brought <- err
 	}()
-	w := &watched{file: file, hash: digest.SHA256.Digester(), want: l, progress: progress, limit: s.cfg.PullProgressTimeout}
-	if err := w.copy(ctx, res); err != nil {
-		return s.downloadError(ctx, err, ref, l, w.bytes)
+	st, unpackErr := s.unpackBlob(ctx, l, blob, m)
+	if unpackErr != nil && isFull(unpackErr) {
+		cancel(unpackErr)
 	}
-	if got := w.hash.Digest(); got.String() != l.Digest {
-		return wrongDigest(fmt.Sprintf("layer of %s (%d bytes)", ref, w.bytes), digest.Digest(l.Digest), got)
+	downloadErr := <-brought // that says whether the bytes were right at all
+	switch {
+	case unpackErr != nil && isFull(unpackErr):
+		free, _ := freeBytes(s.imageRoot())
+		err = messages.Errorf(messages.NoSpace, "unpacking: %s is full (%d bytes free): %w", s.imageRoot(), free, unpackErr)
+	case downloadErr != nil:
+		err = s.downloadError(ctx, downloadErr, l, blob)
+	case unpackErr != nil:
+		err = storeError(unpackErr, "unpacking")
 	}
-	if err := s.keepBlob(file, partial, l.Digest); err != nil {
-		return storeError(err, "layer %s of %s", l.Digest, ref)
+	if err == nil || messages.KindOf(err) == messages.Internal || messages.KindOf(err) == messages.NoSpace {
+		// No longer needed, or of no use to the next try, or too much for the node.
+		err = errors.Join(err, ignoreMissing(os.Remove(blob.path)))
 	}
-	return nil
+	return st, err
 }
 
-func (s *Store) downloadError(ctx context.Context, err error, ref string, l backends.Layer, bytes int64) error {
-	what := fmt.Sprintf("layer %s of %s, %d of %d bytes received", l.Digest, ref, bytes, l.Size)
+// unpackBlob unpacks what comes into the blob's file. Nothing stays of what
+// fails.
+func (s *Store) unpackBlob(ctx context.Context, l backends.Layer, blob *blobFile, m *meter) (*stagedLayer, error) {
+	for fast := useFilter(l.Size); ; fast = false {
+		bytes := blob.follow()
+		st, err := s.unpackTry(ctx, l, bytes, m, fast)
+		if err == nil || isFull(err) {
+			return st, err
+		}
+		right, failed := blob.verdict(bytes)
+		if failed != nil {
+			return nil, failed
+		}
+		if right && !fast {
+			return nil, err
+		}
+		// Either what an earlier try has left was not the blob, or the filter
+		// process has its own idea of what is damaged: ours decides.
+	}
+}
+
+func (s *Store) unpackTry(ctx context.Context, l backends.Layer, bytes *follower, m *meter, fast bool) (*stagedLayer, error) {
+	if err := s.cores.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer s.cores.Release(1)
+	packed, err := s.decrypted(l, bytes)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := decompress(packed, fast)
+	if err != nil {
+		return nil, fmt.Errorf("decompressing: %w", err)
+	}
+	defer plain.Close()
+	st, err := s.unpackStream(l, bufio.NewReaderSize(plain, aheadSize), m)
+	if err == nil {
+		st.BlobSize = bytes.at // all of it: its end comes only after the digest was right
+	}
+	return st, err
+}
+
+// unpackStream unpacks an uncompressed layer into a staged one that is not kept
+// yet.
+func (s *Store) unpackStream(l backends.Layer, plain io.Reader, m *meter) (_ *stagedLayer, err error) {
+	dir, err := s.newStaged(l)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
+	}()
+	split, err := os.OpenFile(filepath.Join(dir, stagedSplit), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer split.Close()
+	got, err := unpack(plain, filepath.Join(dir, stagedFiles), split, m.unpacked)
+	if err != nil {
+		return nil, fmt.Errorf("unpacking: %w", err)
+	}
+	if got.DiffID.String() != l.DiffID {
+		return nil, messages.Errorf(messages.Internal, "its content is not what the image's configuration says: want %s, got %s", l.DiffID, got.DiffID)
+	}
+	return &stagedLayer{unpacked: got, Digest: digest.Digest(l.Digest), BlobSize: l.Size, dir: dir}, nil
+}
+
+func (s *Store) downloadError(ctx context.Context, err error, l backends.Layer, blob *blobFile) error {
+	what := fmt.Sprintf("%d of %d bytes received", blob.size, l.Size)
 	switch {
 	case ctx.Err() != nil:
 		return messages.Errorf(messages.KindOf(ctx.Err()), "%s: %w", what, ctx.Err())
 	case errors.Is(err, errNoProgress):
 		return messages.Errorf(messages.Deadline, "%s: %w for %s (pull_progress_timeout)", what, errNoProgress, s.cfg.PullProgressTimeout)
+	case errors.Is(err, errWrongBytes), errors.Is(err, errTooLong):
+		return messages.Errorf(messages.Internal, "%s: %w", what, err)
 	case isFull(err):
 		free, _ := freeBytes(s.cfg.BlobDir)
 		return messages.Errorf(messages.NoSpace, "%s: %s is full (%d bytes free): %w", what, s.cfg.BlobDir, free, err)
 	}
 	return registryError(ctx, err, "%s", what)
-}
-
-// watched is one download: it hashes, counts, and ends when nothing comes.
-type watched struct {
-	file     *os.File
-	hash     digest.Digester
-	want     backends.Layer
-	progress func(backends.Progress)
-	limit    time.Duration
-	bytes    int64
-}
-
-func (w *watched) copy(ctx context.Context, res *resolved) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	alive := func() {}
-	if w.limit > 0 {
-		timer := time.AfterFunc(w.limit, func() { cancel(errNoProgress) })
-		defer timer.Stop()
-		alive = func() { timer.Reset(w.limit) }
-	}
-	stream, _, err := res.source.GetBlob(ctx, types.BlobInfo{
-		Digest: digest.Digest(w.want.Digest), Size: w.want.Size, MediaType: w.want.MediaType,
-	}, none.NoCache)
-	if err == nil {
-		defer stream.Close()
-		err = w.drain(stream, alive)
-	}
-	if err != nil && errors.Is(context.Cause(ctx), errNoProgress) {
-		return errNoProgress
-	}
-	return err
-}
-
-func (w *watched) drain(stream io.Reader, alive func()) error {
-	buffer := make([]byte, 64<<10)
-	for {
-		n, err := stream.Read(buffer)
-		if n > 0 {
-			alive()
-			w.hash.Hash().Write(buffer[:n])
-			if _, err := w.file.Write(buffer[:n]); err != nil {
-				return err
-			}
-			w.bytes += int64(n)
-			w.progress(backends.Progress{Received: w.bytes})
-		}
-		switch {
-		case w.want.Size >= 0 && w.bytes > w.want.Size:
-			return fmt.Errorf("the registry sends more than the manifest's %d bytes", w.want.Size)
-		case err == io.EOF:
-			return nil
-		case err != nil:
-			return err
-		}
-	}
 }

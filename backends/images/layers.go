@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
 	"go.podman.io/storage"
+	"go.podman.io/storage/pkg/archive"
 )
 
 // chainIDs are the ids of an image's layers in the store, the lowest first: the
@@ -33,16 +35,12 @@ func chainIDs(layers []backends.Layer) []string {
 // DiffID alone is not enough: it comes from the image's configuration, and an
 // image that names a stranger's DiffID must not get the stranger's files.
 func (s *Store) stored(l backends.Layer) string {
-	find := s.store.LayersByCompressedDigest
-	if l.Digest == l.DiffID {
-		find = s.store.LayersByUncompressedDigest
-	}
-	layers, err := find(digest.Digest(l.Digest))
+	layers, err := s.store.LayersByUncompressedDigest(digest.Digest(l.DiffID))
 	if err != nil {
 		return "" // none is known
 	}
 	for _, candidate := range layers {
-		if candidate.UncompressedDigest.String() == l.DiffID && s.whole(candidate.ID) {
+		if madeFrom(&candidate, l) && s.whole(candidate.ID) {
 			return candidate.ID
 		}
 	}
@@ -59,35 +57,31 @@ func (s *Store) whole(id string) bool {
 }
 
 // madeFrom says whether a layer of the store was made from this blob.
-func (s *Store) madeFrom(id string, l backends.Layer) bool {
-	layer, err := s.store.Layer(id)
-	return err == nil && layer.UncompressedDigest.String() == l.DiffID &&
-		(l.Digest == l.DiffID || layer.CompressedDigest.String() == l.Digest)
+func madeFrom(layer *storage.Layer, l backends.Layer) bool {
+	return layer.UncompressedDigest.String() == l.DiffID &&
+		(l.Digest == l.DiffID || layer.CompressedDigest.String() == l.Digest ||
+			(layer.TOCDigest != "" && layer.TOCDigest == tocOf(l)))
 }
 
 // putLayer makes sure that layer number i of the image is in the store.
-func (s *Store) putLayer(ctx context.Context, r backends.PullRequest, m backends.Manifest, chain []string, i int) error {
+func (s *Store) putLayer(ctx context.Context, r backends.PullRequest, m backends.Manifest, chain []string, i int) (err error) {
 	id, l := chain[i], m.Layers[i]
 	unlock, err := s.layerLocks.lock(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if s.whole(id) && s.madeFrom(id, l) {
+	if layer, err := s.store.Layer(id); err == nil && s.whole(id) && madeFrom(layer, l) {
 		return nil
 	}
-	// Another image's Remove, or a sweep, may have taken what Fetch has found.
-	if err := s.Fetch(ctx, r, m, l, nil); err != nil {
-		return err
-	}
-	blob, err := s.openBlob(ctx, l)
+	st, err := s.getStaged(ctx, r, m, l)
 	if err != nil {
 		return err
 	}
-	defer blob.Close()
+	defer func() { err = errors.Join(err, os.RemoveAll(st.dir)) }()
 	if s.whole(id) {
-		// The same content, packed in another way: it is enough to see that it is.
-		return blob.verifyAll()
+		// The same content, packed in another way: it is enough to have seen that it is.
+		return nil
 	}
 	if err := s.dropDamaged(chain[i:]); err != nil {
 		return err
@@ -96,34 +90,77 @@ func (s *Store) putLayer(ctx context.Context, r backends.PullRequest, m backends
 	if i > 0 {
 		parent = chain[i-1]
 	}
-	return s.unpack(id, parent, l, blob)
-}
-
-// unpack gives the store the uncompressed stream and the blob's digest. The
-// stream fails at its end when it is not what the configuration promised, so
-// that the store never records a wrong layer.
-func (s *Store) unpack(id, parent string, l backends.Layer, blob *blob) error {
 	if err := s.layers.making(s.markerPath(id), id); err != nil {
 		return err
 	}
-	_, _, err := s.store.PutLayer(id, parent, nil, "", false, &storage.LayerOptions{
-		OriginalDigest: digest.Digest(l.Digest), OriginalSize: &blob.size,
-		UncompressedDigest: digest.Digest(l.DiffID),
-	}, blob)
-	if blob.failed != nil {
-		err = blob.failed // the cause, which the unpacking child does not pass on
-	}
+	err = s.commitStaged(id, parent, st)
 	if errors.Is(err, storage.ErrDuplicateID) {
-		return nil // another tool has just made it
+		err = nil // another tool has just made it
 	}
+	return err
+}
+
+// getStaged gives a staged layer that is the caller's alone. What Fetch has
+// found may be gone since: by another image's Commit or Remove, or by a sweep.
+func (s *Store) getStaged(ctx context.Context, r backends.PullRequest, m backends.Manifest, l backends.Layer) (*stagedLayer, error) {
+	for range 3 {
+		if err := s.Fetch(ctx, r, m, l, nil); err != nil {
+			return nil, err
+		}
+		st := s.take(l)
+		if st == nil {
+			var err error
+			if st, err = s.stageStored(ctx, l); err != nil {
+				return nil, err
+			}
+		}
+		if st != nil {
+			return st, nil
+		}
+	}
+	return nil, messages.Errorf(messages.Unavailable, "layer %s goes away each time while its image is being committed; pull again", l.Digest)
+}
+
+// stageStored copies a layer that stands elsewhere in the store; nil: it does
+// not any more.
+func (s *Store) stageStored(ctx context.Context, l backends.Layer) (*stagedLayer, error) {
+	unlock, err := s.blobLocks.lock(ctx, l.Digest)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	// Padding after the archive's end may be unread; it belongs to the digest.
-	if err := blob.verifyAll(); err != nil {
-		return errors.Join(err, s.store.DeleteLayer(id))
+	defer unlock()
+	id := s.stored(l)
+	if id == "" {
+		return s.take(l), nil
 	}
-	return nil
+	plain := archive.Uncompressed
+	diff, err := s.store.Diff("", id, &storage.DiffOptions{Compression: &plain})
+	if err != nil {
+		return nil, fmt.Errorf("reading layer %s: %w", id, err)
+	}
+	defer diff.Close()
+	st, err := s.unpackStream(l, withContext{ctx, diff}, &meter{})
+	if err != nil {
+		return nil, fmt.Errorf("copying layer %s: %w", id, err)
+	}
+	if err := s.syncs.sync(ctx, s.imageRoot()); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(st.dir))
+	}
+	return st, nil
+}
+
+// withContext is a reader that ends with its context.
+type withContext struct {
+	ctx context.Context
+	io.Reader
+}
+
+// Read implements io.Reader.
+func (r withContext) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.Reader.Read(p)
 }
 
 // dropDamaged removes records of layers that are not whole, the uppermost

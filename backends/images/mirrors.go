@@ -169,6 +169,17 @@ func (m *mirrored) now(ctx context.Context) (types.ImageSource, error) {
 	return m.ImageSource, nil
 }
 
+// underlying is the library's own source, which can do more than its interface
+// says. One that cannot be opened any more says so when it is asked for a blob.
+func underlying(ctx context.Context, source types.ImageSource) types.ImageSource {
+	if m, ok := source.(*mirrored); ok {
+		if now, err := m.now(ctx); err == nil {
+			return now
+		}
+	}
+	return source
+}
+
 // giveUp leaves the place that a source was last reading from, for good, if
 // there is another; it says whether the caller shall try again. A download that
 // stood still (errNoProgress) has no time for that any more, but the next one
@@ -194,9 +205,9 @@ func (m *mirrored) leave(why error) bool {
 }
 
 // elsewhere is for a download that was cut, or served wrongly, again and again:
-// the next GetBlob begins at another place. It says whether there is one.
-func (res *resolved) elsewhere(why error) bool {
-	m, ok := res.source.(*mirrored)
+// the next one begins at another place. It says whether there is one.
+func elsewhere(source types.ImageSource, why error) bool {
+	m, ok := source.(*mirrored)
 	if !ok {
 		return false
 	}

@@ -156,11 +156,11 @@ func TestADownloadThatFailsAtAMirrorCanGoOnElsewhere(t *testing.T) {
 	if failed == nil {
 		t.Fatal("a wrong blob was taken")
 	}
-	if !res.elsewhere(failed) {
+	if !elsewhere(res.source, failed) {
 		t.Error("there is no other place")
 	}
 	ok(t, s.Fetch(context.Background(), ask(""), m, m.Layers[0], nil))
-	if res.elsewhere(failed) {
+	if elsewhere(res.source, failed) {
 		t.Error("there is a third place")
 	}
 }

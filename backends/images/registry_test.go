@@ -147,7 +147,13 @@ type packed struct {
 	diffID digest.Digest
 	blob   []byte
 	suffix string // of the OCI media type
+
+	annotations map[string]string
 }
+
+var zeroTime time.Time
+
+func digestOf(l packed) string { return digest.FromBytes(l.blob).String() }
 
 // layerOf is a layer with one file named and filled by the word.
 func layerOf(t *testing.T, word, compression string) packed {
@@ -220,7 +226,7 @@ func (r *registry) push(t *testing.T, s spec) ispec.Descriptor {
 		if s.docker {
 			mime = manifest.DockerV2Schema2LayerMediaType
 		}
-		m.Layers = append(m.Layers, ispec.Descriptor{MediaType: mime, Digest: r.pushBlob(t, s.repo, l.blob), Size: int64(len(l.blob))})
+		m.Layers = append(m.Layers, ispec.Descriptor{MediaType: mime, Digest: r.pushBlob(t, s.repo, l.blob), Size: int64(len(l.blob)), Annotations: l.annotations})
 	}
 	config, err := json.Marshal(image)
 	ok(t, err)

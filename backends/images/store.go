@@ -3,8 +3,10 @@
 //
 // A pull has three parts, each a call of its own so that actors can share and
 // watch them: Resolve (reference, credentials, manifest, policy), Fetch (one
-// layer into the blob cache) and Commit (layers into the store, then the
-// record). Transports, credentials, registries.conf and policy.json are the
+// layer, as a stream from the registry to files beside the store) and Commit
+// (the layers become the store's by a rename each, then the record).
+// Data is on disk before a layer is recorded, so that a power cut cannot leave
+// a recorded layer of empty files (cri-o's PR 3999, containerd#5854). Transports, credentials, registries.conf and policy.json are the
 // field's library go.podman.io/image; layers and records are
 // go.podman.io/storage's. Names and keys in the store are those that the
 // library's own storage transport uses.
@@ -17,6 +19,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -27,6 +30,7 @@ import (
 	"github.com/troupe-run/troupe/messages"
 	"go.podman.io/storage"
 	"go.podman.io/storage/pkg/reexec"
+	"golang.org/x/sync/semaphore"
 )
 
 // Config says where images are kept and how registries are met. The options
@@ -79,6 +83,9 @@ type Store struct {
 	blobLocks  keyed // by blob digest: one download at a time
 	layerLocks keyed // by layer id: one unpack at a time
 	layers     holds
+	cores      *semaphore.Weighted // who unpacks
+	syncs      syncs
+	behind     sync.WaitGroup // what Close waits for
 
 	signing      sync.Mutex // one record's metadata is read and written at a time
 	resolveLimit time.Duration
@@ -87,6 +94,8 @@ type Store struct {
 	facts map[string]facts // by image id
 	files map[string]inodes
 	swept time.Time
+
+	staged map[string]*stagedLayer // by blob digest
 }
 
 var _ backends.Images = (*Store)(nil)
@@ -107,7 +116,8 @@ func New(cfg Config) (*Store, error) {
 		cfg.Log = slog.Default()
 	}
 	forwardLibraryLog(cfg.Log)
-	s := &Store{cfg: cfg, log: cfg.Log, resolveLimit: resolveLimit, facts: map[string]facts{}, files: map[string]inodes{}}
+	s := &Store{cfg: cfg, log: cfg.Log, resolveLimit: resolveLimit, facts: map[string]facts{}, files: map[string]inodes{}, staged: map[string]*stagedLayer{}}
+	s.cores = semaphore.NewWeighted(int64(max(2, runtime.NumCPU())))
 	r, err := rulesOf(cfg)
 	if err != nil {
 		return nil, err
@@ -116,6 +126,9 @@ func New(cfg Config) (*Store, error) {
 	store, err := storage.GetStore(storage.StoreOptions{
 		GraphRoot: cfg.GraphRoot, RunRoot: cfg.RunRoot, ImageStore: cfg.ImageStore,
 		GraphDriverName: "overlay", GraphDriverOptions: driverOptions(cfg.StorageOptions),
+		// Of zstd:chunked layers only what is missing is fetched; a layer that
+		// cannot be verified that way is fetched whole.
+		PullOptions: map[string]string{"enable_partial_images": "true"},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("image store %s (runroot %s): %w", cfg.GraphRoot, cfg.RunRoot, err)
@@ -127,22 +140,14 @@ func New(cfg Config) (*Store, error) {
 	return s, nil
 }
 
-// driverOptions adds our defaults to what the configuration says: no mount of
+// driverOptions adds our default to what the configuration says: no mount of
 // the driver's own over its directory (we mount layers ourselves and want
-// nothing left behind), and layer data on disk before a layer is recorded, so
-// that a power cut cannot leave a recorded layer of empty files (cri-o's PR
-// 3999, containerd#5854).
+// nothing left behind).
 func driverOptions(configured []string) []string {
-	options := slices.Clone(configured)
-	for name, value := range map[string]string{"skip_mount_home": "true", "sync": "filesystem"} {
-		if !slices.ContainsFunc(configured, func(o string) bool {
-			key, _, _ := strings.Cut(o, "=")
-			return key == name || strings.HasSuffix(key, "."+name)
-		}) {
-			options = append(options, "overlay."+name+"="+value)
-		}
+	if slices.ContainsFunc(configured, func(o string) bool { return strings.Contains(o, "skip_mount_home=") }) {
+		return configured
 	}
-	return options
+	return append(slices.Clone(configured), "overlay.skip_mount_home=true")
 }
 
 // recover makes the cache directories and clears them.
@@ -155,7 +160,10 @@ func (s *Store) recover() error {
 	if err := s.dropLeftLayers(); err != nil {
 		return err
 	}
-	return s.sweepBlobs(true)
+	if err := s.adopt(); err != nil {
+		return fmt.Errorf("staged layers: %w", err)
+	}
+	return s.sweepBlobs()
 }
 
 // Close gives the store back. Nothing else may be called afterwards.
@@ -163,6 +171,7 @@ func (s *Store) Close() error {
 	if s.store == nil {
 		return nil
 	}
+	s.behind.Wait()
 	defer s.store.Free()
 	if _, err := s.store.Shutdown(false); err != nil && !errors.Is(err, storage.ErrLayerUsedByContainer) {
 		return fmt.Errorf("closing image store %s: %w", s.cfg.GraphRoot, err)

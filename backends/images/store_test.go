@@ -49,7 +49,7 @@ func TestConformance(t *testing.T) {
 }
 
 // open is a store of the test's own on a tmpfs. It must be empty of mounts and
-// partial blobs when the test ends.
+// half-made layers when the test ends.
 func open(t *testing.T, reg *registry, change func(*Config)) *Store {
 	t.Helper()
 	dir := tmpfs(t, "64m")
@@ -71,9 +71,12 @@ func open(t *testing.T, reg *registry, change func(*Config)) *Store {
 	s, err := New(c)
 	ok(t, err)
 	t.Cleanup(func() {
-		partial, _ := filepath.Glob(c.BlobDir + "/*" + partialSuffix)
-		if len(partial) > 0 {
-			t.Errorf("partial blobs are left: %v", partial)
+		staged, err := os.ReadDir(s.stagedDir())
+		ok(t, err)
+		for _, e := range staged {
+			if _, err := os.Stat(filepath.Join(s.stagedDir(), e.Name(), stagedRecord)); err != nil {
+				t.Errorf("half a staged layer is left: %v", err)
+			}
 		}
 		ok(t, s.Close())
 	})

@@ -17,12 +17,12 @@ const countBudget = 2 * time.Second
 // inodes is how many files a layer has.
 type inodes uint64
 
-// Usage is the sum of the layers' sizes and of the images' data, as the store
+// Usage is the sum of the layers' sizes (staged ones too) and of the images' data, as the store
 // has recorded them: the content, not the blocks it takes. Files are counted
 // once per layer, since a layer never changes; right after a start the number
 // of inodes may be too low until all have been seen.
 func (s *Store) Usage(ctx context.Context) (messages.Filesystem, error) {
-	use := messages.Filesystem{Mountpoint: s.cfg.imageRoot(), At: time.Now()}
+	use := messages.Filesystem{Mountpoint: s.imageRoot(), At: time.Now()}
 	layers, err := s.store.Layers()
 	if err != nil {
 		return use, storeError(err, "use of the image store")
@@ -36,6 +36,12 @@ func (s *Store) Usage(ctx context.Context) (messages.Filesystem, error) {
 			use.UsedBytes += uint64(max(n, 0))
 		}
 	}
+	s.mu.Lock()
+	for _, st := range s.staged {
+		use.UsedBytes += uint64(max(st.Size, 0))
+		use.Inodes += st.Files
+	}
+	s.mu.Unlock()
 	alive := map[string]inodes{}
 	for _, layer := range layers {
 		use.UsedBytes += uint64(max(layer.UncompressedSize, 0))

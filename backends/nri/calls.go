@@ -23,6 +23,16 @@ func (b *Backend) RunPod(ctx context.Context, p backends.PluginPod) error {
 	return refused("RunPodSandbox", r.RunPodSandbox(own(ctx), &adaptation.RunPodSandboxRequest{Pod: podSandbox(p)}))
 }
 
+// NoneFor implements backends.Plugins.
+func (b *Backend) NoneFor(p backends.PluginPod) bool {
+	r, leave := b.enter()
+	defer leave()
+	if r == nil {
+		b.known.putPod(p)
+	}
+	return r == nil
+}
+
 // refused is a plugin's error, which names the plugin.
 func refused(request string, err error) error {
 	if err == nil {
@@ -65,7 +75,7 @@ func (b *Backend) note(pod, container, request string, err error) {
 func (b *Backend) StopPod(ctx context.Context, p backends.PluginPod) {
 	r, leave := b.enter()
 	defer leave()
-	for _, c := range b.known.running(p.ID) { // its exit is known, and the telling of it is under way
+	for _, c := range b.known.running(p.ID) { // of a container whose record was lost nobody else tells
 		c.State = messages.ContainerExited
 		b.stopIn(ctx, r, c)
 	}

@@ -66,7 +66,7 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return runDaemon(cmd.Context(), o.source, stderr) },
+		RunE:          o.daemon(stderr),
 	}
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -77,14 +77,33 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 	flags.StringVar(&o.source.File, "config", "", "configuration in crio.conf(5) format (default "+config.DefaultFile+", if there)")
 	flags.StringVar(&o.source.Dir, "config-dir", "", "directory of drop-ins (default the file's name with .d)")
 	flags.StringArrayVar(&o.source.Set, "set", nil, "set one option on top of the files: --set crio.runtime.log_level=debug")
+	o.daemonFlags(root)
 	root.AddCommand(daemonCommand(o, stderr), monitorCommand(o, stderr), configCommand(o), versionCommand(),
 		statusCommand(o), treeCommand(o), timelineCommand(o), pullsCommand(o))
 	checkArguments(root)
 	return root
 }
 
-// options are the flags every command has.
-type options struct{ source config.Source }
+// options are the flags every command has, and the daemon's own.
+type options struct {
+	source     config.Source
+	profileCPU string
+}
+
+func (o *options) daemonFlags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&o.profileCPU, "profile-cpu", "", "write a CPU profile of the daemon to this file, whole when it has ended")
+}
+
+func (o *options) daemon(stderr io.Writer) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, _ []string) (err error) {
+		stop, err := profileCPU(o.profileCPU)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, stop()) }()
+		return runDaemon(cmd.Context(), o.source, stderr)
+	}
+}
 
 // checkArguments makes a wrong number of arguments a usage error everywhere.
 func checkArguments(cmd *cobra.Command) {
@@ -104,11 +123,13 @@ func checkArguments(cmd *cobra.Command) {
 }
 
 func daemonCommand(o *options, stderr io.Writer) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "daemon",
 		Short: "Run the daemon (the same as no command)",
-		RunE:  func(cmd *cobra.Command, _ []string) error { return runDaemon(cmd.Context(), o.source, stderr) },
+		RunE:  o.daemon(stderr),
 	}
+	o.daemonFlags(cmd)
+	return cmd
 }
 
 // monitorCommand becomes troupe-monitor with what is configured, so that its

@@ -132,7 +132,7 @@ func startTroupe(ctx context.Context, s *stage) (string, error) {
 }
 
 func startContainerd(ctx context.Context, s *stage) (string, error) {
-	c, err := s.lab.StartContainerd(ctx, s.network, s.registry, s.image)
+	c, err := s.lab.StartContainerd(ctx, harness.ContainerdOptions{Network: s.network, Registry: s.registry.Host, Sandbox: s.image})
 	if err != nil {
 		return "", err
 	}

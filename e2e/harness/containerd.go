@@ -12,26 +12,38 @@ import (
 )
 
 // Containerd is a private containerd with runc, set up as like the private
-// daemon as it can be: same directory on tmpfs, CNI network, registry, image.
+// daemon as it can be: same file system, CNI network, registry, image.
 type Containerd struct {
 	Socket, LogFile string
+	Pid             int
 }
 
-// StartContainerd starts one; sandbox is the reference of its pause image.
-func (l *Lab) StartContainerd(ctx context.Context, n *Network, r *Registry, sandbox string) (*Containerd, error) {
+// ContainerdOptions say what it works with.
+type ContainerdOptions struct {
+	Network  *Network
+	Registry string // host:port, spoken to by plain HTTP
+	Sandbox  string // reference of its pause image
+	Root     string // directory for images and snapshots; empty: one in the lab
+}
+
+// StartContainerd starts one and waits until it answers.
+func (l *Lab) StartContainerd(ctx context.Context, o ContainerdOptions) (*Containerd, error) {
 	bin, err := Tool("containerd")
 	if err != nil {
 		return nil, fmt.Errorf("%w ('make peers' builds it)", err)
 	}
 	c := &Containerd{Socket: l.Path("containerd", "run", "containerd.sock"), LogFile: l.Path("containerd", "log")}
-	if _, err := l.Write(fmt.Sprintf("server = %[1]q\n[host.%[1]q]\ncapabilities = [\"pull\", \"resolve\"]\n", "http://"+r.Host),
-		"containerd", "certs.d", r.Host, "hosts.toml"); err != nil {
+	if _, err := l.Write(fmt.Sprintf("server = %[1]q\n[host.%[1]q]\ncapabilities = [\"pull\", \"resolve\"]\n", "http://"+o.Registry),
+		"containerd", "certs.d", o.Registry, "hosts.toml"); err != nil {
 		return nil, err
 	}
+	if o.Root == "" {
+		o.Root = l.Path("containerd", "lib")
+	}
 	config, err := l.Write(fmt.Sprintf(containerdConfig,
-		l.Path("containerd", "lib"), l.Path("containerd", "run"), c.Socket,
-		l.Path("containerd", "certs.d"), sandbox,
-		n.Dir(), list(PluginDirs), filepath.Join(filepath.Dir(bin), "runc"),
+		o.Root, l.Path("containerd", "run"), c.Socket,
+		l.Path("containerd", "certs.d"), o.Sandbox,
+		o.Network.Dir(), list(PluginDirs), filepath.Join(filepath.Dir(bin), "runc"),
 	), "containerd", "config.toml")
 	if err != nil {
 		return nil, err
@@ -41,6 +53,7 @@ func (l *Lab) StartContainerd(ctx context.Context, n *Network, r *Registry, sand
 	if err := l.startProcess(cmd, c.LogFile); err != nil {
 		return nil, err
 	}
+	c.Pid = cmd.Process.Pid
 	return c, c.ready(ctx)
 }
 

@@ -26,6 +26,7 @@ type Daemon struct {
 	lab                 *Lab
 	cmd                 *exec.Cmd
 	bin                 string
+	args                []string
 }
 
 // DaemonOptions are what may differ from the usual private daemon.
@@ -42,6 +43,7 @@ type DaemonOptions struct {
 	Extra    string   // TOML at the end of the file
 	API      string   // TOML in the table crio.api
 	NRI      string   // further lines of [crio.nri]
+	Args     []string // further arguments
 }
 
 // NewDaemon writes the configuration of a private daemon; Start starts it.
@@ -69,7 +71,7 @@ func (l *Lab) NewDaemon(o DaemonOptions) (*Daemon, error) {
 	}
 	d := &Daemon{
 		Root: o.Root, Run: l.Path(o.Name, "run"), LogFile: l.Path(o.Name, "troupe.log"),
-		CgroupParent: "/" + l.Name, Network: o.Network, lab: l, bin: bin,
+		CgroupParent: "/" + l.Name, Network: o.Network, lab: l, bin: bin, args: o.Args,
 	}
 	d.Socket, d.DebugSocket = filepath.Join(d.Run, "troupe.sock"), filepath.Join(d.Run, "debug.sock")
 	d.NRISocket = filepath.Join(d.Run, "nri", "nri.sock")
@@ -118,7 +120,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(d.bin, "--config", d.Config)
+	cmd := exec.Command(d.bin, append([]string{"--config", d.Config}, d.args...)...)
 	cmd.Env = append(os.Environ(), "HOME="+home, "XDG_CONFIG_HOME="+filepath.Join(home, ".config"))
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {

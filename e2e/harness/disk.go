@@ -18,6 +18,18 @@ type Disk struct{ Dir, Device string }
 // NewDisk makes one of that many MiB and mounts it in the lab. The loop device
 // goes when its mount does, also when the whole run is killed.
 func (l *Lab) NewDisk(name string, mib int64) (*Disk, error) {
+	// No journal and no reserve: it lives for minutes and its percentages are tested.
+	return l.newDisk(name, mib, "-m", "0", "-O", "^has_journal")
+}
+
+// NewJournaledDisk makes one as a node has it: with a journal, so that syncing
+// costs what it costs there, and complete, so that no kernel thread goes on
+// making it while something is measured.
+func (l *Lab) NewJournaledDisk(name string, mib int64) (*Disk, error) {
+	return l.newDisk(name, mib, "-O", "has_journal", "-E", "lazy_itable_init=0,lazy_journal_init=0")
+}
+
+func (l *Lab) newDisk(name string, mib int64, features ...string) (*Disk, error) {
 	image := l.Path("disks", name+".img")
 	f, err := os.Create(image)
 	if err != nil {
@@ -26,8 +38,7 @@ func (l *Lab) NewDisk(name string, mib int64) (*Disk, error) {
 	if err := errors.Join(f.Truncate(mib<<20), f.Close()); err != nil {
 		return nil, err
 	}
-	// No journal and no reserve: it lives for minutes and its percentages are tested.
-	if out, err := exec.Command("mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", image).CombinedOutput(); err != nil {
+	if out, err := exec.Command("mkfs.ext4", append(features, "-q", "-F", image)...).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("mkfs.ext4 %s: %w: %s (make setup installs e2fsprogs)", image, err, out)
 	}
 	dir, err := l.Mkdir("disks", name)

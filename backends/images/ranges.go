@@ -1,0 +1,135 @@
+package images
+
+import (
+	"context"
+	"io"
+	"math"
+	"reflect"
+	"time"
+
+	"go.podman.io/image/v5/types"
+	"go.podman.io/storage/pkg/chunked"
+)
+
+// ranges asks a registry for parts of a blob. The library's source can do that
+// (with its credentials, its mirrors and its answers to registries that ignore
+// Range), but the type of the argument is internal to it, so the method is
+// found by its name. A test holds that it is there.
+type ranges struct {
+	ctx    context.Context
+	source types.ImageSource
+	info   types.BlobInfo
+	seen   func(int64) // told of bytes as they come; may be nil
+
+	// While an answer is awaited or read, stalled is called when no byte comes
+	// for limit; 0: never.
+	limit   time.Duration
+	stalled func()
+}
+
+// can says whether the source gives parts.
+func (r *ranges) can() bool { return r.method().IsValid() }
+
+func (r *ranges) method() reflect.Value {
+	return reflect.ValueOf(underlying(r.ctx, r.source)).MethodByName("GetBlobAt")
+}
+
+// GetBlobAt implements chunked.ImageSourceSeekable.
+func (r *ranges) GetBlobAt(chunks []chunked.ImageSourceChunk) (chan io.ReadCloser, chan error, error) {
+	alive, over := r.watch()
+	method := r.method()
+	list := reflect.MakeSlice(method.Type().In(2), 0, len(chunks))
+	for _, c := range chunks {
+		list = reflect.Append(list, reflect.ValueOf(c).Convert(list.Type().Elem()))
+	}
+	out := method.Call([]reflect.Value{reflect.ValueOf(r.ctx), reflect.ValueOf(r.info), list})
+	if err, _ := out[2].Interface().(error); err != nil {
+		over()
+		if reflect.TypeOf(err).Name() == "BadPartialRequestError" {
+			err = chunked.ErrBadRequest{}
+		}
+		return nil, nil, err
+	}
+	streams, errs := out[0].Interface().(chan io.ReadCloser), out[1].Interface().(chan error)
+	if r.seen == nil {
+		over()
+		return streams, errs, nil
+	}
+	counted := make(chan io.ReadCloser)
+	go func() {
+		defer close(counted)
+		defer over()
+		for stream := range streams {
+			counted <- countedStream{stream, func(n int64) { alive(); r.seen(n) }}
+		}
+	}()
+	return counted, errs, nil
+}
+
+func (r *ranges) watch() (alive, over func()) {
+	if r.limit <= 0 || r.stalled == nil {
+		return func() {}, func() {}
+	}
+	timer := time.AfterFunc(r.limit, r.stalled)
+	return func() { timer.Reset(r.limit) }, func() { timer.Stop() }
+}
+
+type countedStream struct {
+	io.ReadCloser
+	seen func(int64)
+}
+
+func (c countedStream) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	c.seen(int64(n))
+	return n, err
+}
+
+// rest opens a blob from an offset on; can is false when the source gives no parts.
+func rest(ctx context.Context, source types.ImageSource, info types.BlobInfo, offset int64) (stream io.ReadCloser, err error, can bool) { //nolint:staticcheck // can says whether to look at the others
+	r := &ranges{ctx: ctx, source: source, info: info}
+	if !r.can() {
+		return nil, nil, false
+	}
+	streams, errs, err := r.GetBlobAt([]chunked.ImageSourceChunk{{Offset: uint64(offset), Length: math.MaxUint64}})
+	if err != nil {
+		return nil, err, true
+	}
+	for streams != nil || errs != nil {
+		select {
+		case stream, open := <-streams:
+			if open {
+				return &onlyStream{stream, streams, errs}, nil, true
+			}
+			streams = nil
+		case err, open := <-errs:
+			if open {
+				return nil, err, true
+			}
+			errs = nil
+		}
+	}
+	return nil, io.ErrUnexpectedEOF, true
+}
+
+// onlyStream lets the library's goroutine end when its stream is closed.
+type onlyStream struct {
+	io.ReadCloser
+	streams chan io.ReadCloser
+	errs    chan error
+}
+
+// Close implements io.Closer.
+func (s *onlyStream) Close() error {
+	err := s.ReadCloser.Close()
+	go func() {
+		for range s.errs { //nolint:revive // drained
+		}
+	}()
+	go func() {
+		for extra := range s.streams {
+			extra.Close()
+		}
+	}()
+	return err
+}
