@@ -281,6 +281,11 @@ func (c *container) onCreate(sender *actor.PID, m createFirst) {
 		c.gone()
 		return
 	}
+	if img.Artifact {
+		c.first = messages.Errorf(messages.Precondition, "container %s: %q is an OCI artifact, not an image to make a container of: mount it as an image volume", m.req.Config.GetMetadata().GetName(), name)
+		c.gone()
+		return
+	}
 	c.plan.Image = img
 	if c.first = c.takeVolumes(); c.first != nil {
 		c.gone()

@@ -50,12 +50,13 @@ func (RefreshImages) Answers(None) {}
 
 // Image is an image in the store. Immutable.
 type Image struct {
-	ID          string // config digest in hex, without "sha256:"
+	ID          string // of an image its config's digest in hex, without "sha256:"
 	RepoTags    []string
 	RepoDigests []string
 	Size        uint64 // bytes
 	Pinned      bool
 	Config      ImageConfig
+	Artifact    bool // an OCI artifact: ID is its manifest's digest, and it can only be mounted
 }
 
 // ImageConfig is the part of the OCI image configuration a container is made from.

@@ -12,8 +12,9 @@ import (
 	"github.com/troupe-run/troupe/backends"
 )
 
-// The blob cache: <digest>.partial is what has come of a blob. It lives from
-// the first byte until the layer is staged; that of a pull that has failed, or
+// The blob cache: <digest>.partial is what has come of a blob, <digest> the
+// whole file of an artifact. It lives from the first byte until the layer is
+// staged, or the artifact is committed; that of a pull that has failed, or
 // of a daemon that was killed, is kept for the retry, for a while.
 const (
 	partialSuffix = ".partial"
@@ -33,8 +34,9 @@ func (s *Store) dropFetched(layers []backends.Layer) {
 		if s.blobLocks.busy(l.Digest) {
 			continue
 		}
-		if err := ignoreMissing(os.Remove(s.blobPath(l.Digest) + partialSuffix)); err != nil {
-			s.log.Warn("a partial blob stays until it is swept", "blob", l.Digest, "error", err)
+		whole := s.blobPath(l.Digest) // of artifacts only
+		if err := errors.Join(ignoreMissing(os.Remove(whole+partialSuffix)), ignoreMissing(os.Remove(whole))); err != nil {
+			s.log.Warn("a blob stays until it is swept", "blob", l.Digest, "error", err)
 		}
 	}
 }

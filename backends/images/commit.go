@@ -23,6 +23,10 @@ func (s *Store) Commit(ctx context.Context, r backends.PullRequest, m backends.M
 	if err != nil {
 		return messages.Image{}, err
 	}
+	defer res.source.Close()
+	if res.artifact != nil {
+		return s.commitArtifact(ctx, r, m, res)
+	}
 	chain := chainIDs(m.Layers)
 	s.layers.hold(chain)
 	defer s.letGo(chain)
@@ -110,13 +114,20 @@ func (s *Store) record(res *resolved, top string) error {
 	if err != nil {
 		return err
 	}
-	// AddNames takes the name from the image that had it.
-	if err := s.store.AddNames(id, []string{res.named.String()}); err != nil {
+	// AddNames takes the names from the images that had them.
+	var names []string
+	for _, name := range res.names() {
+		names = append(names, name.String())
+	}
+	if err := s.store.AddNames(id, names); err != nil {
 		if isNew {
 			_, undo := s.store.DeleteImage(id, true)
 			err = errors.Join(err, undo)
 		}
 		return fmt.Errorf("naming image %s %q: %w", id, res.named, err)
+	}
+	if err := s.artifacts.disown(res.names(), ""); err != nil {
+		return fmt.Errorf("taking the name %s from an artifact: %w", res.named, err)
 	}
 	return nil
 }

@@ -223,7 +223,7 @@ func TestWhatIsNotAContainerImageIsRefusedClearly(t *testing.T) {
 		want string
 		spec spec
 	}{
-		"artifact": {"artifact", spec{configType: "application/vnd.example+json"}},
+		"plugin": {"artifact", spec{docker: true, configType: "application/vnd.docker.plugin.v1+json"}},
 		"foreign": {"foreign layer", spec{change: func(m *ispec.Manifest) {
 			m.Layers[0].MediaType = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
 		}}},

@@ -31,6 +31,12 @@ func (s *Store) Fetch(ctx context.Context, _ backends.PullRequest, m backends.Ma
 	}
 	defer unlock()
 	meter := &meter{tell: progress}
+	if res.artifact != nil {
+		if err := s.fetchFile(ctx, res, l, meter); err != nil {
+			return storeError(err, "file %s of %s", l.Digest, m.Ref)
+		}
+		return nil
+	}
 	if s.stored(l) != "" || s.ready(l) != nil {
 		meter.received(max(l.Size, 0))
 		return nil

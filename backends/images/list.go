@@ -47,6 +47,9 @@ func (s *Store) List(ctx context.Context) ([]messages.Image, error) {
 		}
 		list = append(list, image)
 	}
+	for _, record := range s.artifacts.all() {
+		list = append(list, s.describeArtifact(record))
+	}
 	s.mu.Lock()
 	for id := range s.facts {
 		if !alive[id] {

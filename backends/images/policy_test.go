@@ -180,3 +180,23 @@ func TestAPolicyIsReadAnewForEachPull(t *testing.T) {
 		judged(t, string(text), err, want)
 	}
 }
+
+// An artifact is mounted as a volume, and its policy asked for that.
+func TestAnArtifactIsMountedWhereItsSignatureAllowsIt(t *testing.T) {
+	x := newSigning(t)
+	ids := map[string]string{}
+	for _, repo := range []string{"signed", "unsigned"} {
+		x.reg.push(t, spec{repo: repo, tag: "v", layers: []packed{layerOf(t, repo, "gzip")}, configType: "application/vnd.example+json"})
+		if repo == "signed" {
+			ok(t, x.ours.SignSigstore(t.Context(), x.store.cfg.RegistriesDir, x.reg.addr+"/signed:v"))
+		}
+		ids[repo] = pull(t, x.store, ask(x.reg.addr+"/"+repo+":v")).ID
+	}
+	x.policy(t, x.store.cfg.PolicyDir+"/strict.json", sigstoreSigned(x.ours))
+	for _, namespace := range []string{"strict", ""} {
+		for repo, id := range ids {
+			err := x.store.Allowed(context.Background(), backends.ImageUse{ImageID: id, Name: x.reg.addr + "/" + repo + ":v", Namespace: namespace})
+			judged(t, repo+" in "+namespace, err, repo == "signed" || namespace == "")
+		}
+	}
+}

@@ -17,6 +17,12 @@ func (s *Store) Remove(ctx context.Context, id string) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("removing image %s: %w", id, err)
 	}
+	if _, ok := s.artifacts.get(id); ok {
+		if err := s.artifacts.remove(id); err != nil {
+			return storeError(err, "removing artifact %s", id)
+		}
+		return nil
+	}
 	record, err := s.store.Image(id)
 	if errors.Is(err, storage.ErrImageUnknown) {
 		return nil

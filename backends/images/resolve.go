@@ -36,6 +36,13 @@ type resolved struct {
 	image  document // the same, or the one chosen from the list
 	config document
 	signed signed
+
+	artifact *artifact         // of an OCI artifact, which has no config
+	also     []reference.Named // more names an archive gives the image
+}
+
+func (res *resolved) names() []reference.Named {
+	return append([]reference.Named{res.named}, res.also...)
 }
 
 // document is a verified piece of JSON.
@@ -49,6 +56,9 @@ type document struct {
 // image is here: that is what checks the caller's credentials.
 func (s *Store) Resolve(ctx context.Context, r backends.PullRequest) (backends.Manifest, error) {
 	s.sweepSometimes()
+	if r.Source != "" {
+		return s.resolveSource(ctx, r)
+	}
 	rules := s.rules.Load()
 	names, err := rules.candidates(r.Ref)
 	if err != nil {
@@ -87,8 +97,7 @@ func (s *Store) resolveName(ctx context.Context, rules *rules, r backends.PullRe
 	return m, err
 }
 
-// readName goes from the name to the manifest of this machine's image, through
-// the policy, to its configuration.
+// readName opens the name's image, wherever it is, with the caller's credentials.
 func (s *Store) readName(ctx context.Context, rules *rules, r backends.PullRequest, named reference.Named, auth *os.File) (backends.Manifest, error) {
 	sys := rules.systemFor(r.Auth, named)
 	if auth != nil {
@@ -98,7 +107,12 @@ func (s *Store) readName(ctx context.Context, rules *rules, r backends.PullReque
 	if err != nil {
 		return backends.Manifest{}, err
 	}
-	res := &resolved{source: source, named: named, rules: rules, auth: auth}
+	return s.read(ctx, sys, &resolved{source: source, named: named, rules: rules, auth: auth}, r.Namespace)
+}
+
+// read goes from the source to the manifest of this machine's image, through
+// the policy, to its configuration.
+func (s *Store) read(ctx context.Context, sys *types.SystemContext, res *resolved, namespace string) (backends.Manifest, error) {
 	if err := res.readTop(ctx); err != nil {
 		return backends.Manifest{}, err
 	}
@@ -108,15 +122,14 @@ func (s *Store) readName(ctx context.Context, rules *rules, r backends.PullReque
 	}
 	// Nothing of the image is looked at before the policy has agreed. The
 	// library's own source has the signatures of all kinds.
-	full, err := source.now(ctx)
-	if err != nil {
-		return backends.Manifest{}, registryError(ctx, err, "signatures of %s", res.named)
-	}
-	unparsed := image.UnparsedInstance(full, instance)
-	if err := rules.allowed(ctx, r.Namespace, named, unparsed); err != nil {
+	unparsed := image.UnparsedInstance(underlying(ctx, res.source), instance)
+	if err := res.rules.allowed(ctx, namespace, res.named, unparsed); err != nil {
 		return backends.Manifest{}, err
 	}
 	res.takeSignatures(ctx, s, unparsed)
+	if isArtifact(res.image) {
+		return s.readArtifact(res)
+	}
 	parsed, err := parseImage(res)
 	if err != nil {
 		return backends.Manifest{}, err

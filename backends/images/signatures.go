@@ -140,10 +140,13 @@ func (s *Store) Allowed(ctx context.Context, use backends.ImageUse) error {
 		return messages.Errorf(messages.SignatureValidationFailed, "image %s: %w", use.Name, err)
 	}
 	record, err := s.store.Image(use.ImageID)
+	if artifact, ok := s.artifacts.get(use.ImageID); ok && err != nil {
+		return s.artifactAllowed(ctx, rules, use, artifact)
+	}
 	if err != nil {
 		return storeError(err, "image %s", use.ImageID)
 	}
-	names := rules.namesOf(use.Name, record)
+	names := rules.namesOf(use.Name, record.Names)
 	if len(names) == 0 {
 		return messages.Errorf(messages.SignatureValidationFailed, "image %s has no name that the signature policy could be asked about", use.ImageID)
 	}
@@ -169,12 +172,12 @@ func (s *Store) Allowed(ctx context.Context, use backends.ImageUse) error {
 
 // namesOf are the names the policy is asked about: the one that the pod names,
 // or, where that is an id, those of the image.
-func (r *rules) namesOf(name string, record *storage.Image) []reference.Named {
+func (r *rules) namesOf(name string, stored []string) []reference.Named {
 	if names, err := r.candidates(name); name != "" && err == nil {
 		return names
 	}
 	var names []reference.Named
-	for _, name := range record.Names {
+	for _, name := range stored {
 		if named, err := reference.ParseNormalizedNamed(name); err == nil {
 			names = append(names, named)
 		}

@@ -140,14 +140,19 @@ func (s *Store) adopt() error {
 		}
 		halves = append(halves, dir)
 	}
+	s.removeBehind(halves)
+	return nil
+}
+
+// removeBehind removes what an earlier daemon has left; nobody waits for it.
+func (s *Store) removeBehind(halves []string) {
 	s.behind.Go(func() {
 		for _, dir := range halves {
 			if err := os.RemoveAll(dir); err != nil {
-				s.log.Warn("half of a layer stays until the next start", "layer", dir, "error", err)
+				s.log.Warn("what a pull has left stays until the next start", "dir", dir, "error", err)
 			}
 		}
 	})
-	return nil
 }
 
 // dropStaged removes a staged layer.

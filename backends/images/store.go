@@ -16,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -56,6 +57,7 @@ type Config struct {
 	PinnedImages         []string      // pinned_images: exact, "prefix*", or "*keyword*"
 	ShortNameMode        string        // enforcing (the default), permissive, disabled
 	DecryptionKeys       string        // decryption_keys_path: folder of private keys for encrypted layers
+	NoArtifactMounts     bool          // oci_artifact_mount_support = false
 
 	Log *slog.Logger
 }
@@ -83,6 +85,7 @@ type Store struct {
 	blobLocks  keyed // by blob digest: one download at a time
 	layerLocks keyed // by layer id: one unpack at a time
 	layers     holds
+	artifacts  artifacts
 	cores      *semaphore.Weighted // who unpacks
 	syncs      syncs
 	behind     sync.WaitGroup // what Close waits for
@@ -163,6 +166,19 @@ func (s *Store) recover() error {
 	if err := s.adopt(); err != nil {
 		return fmt.Errorf("staged layers: %w", err)
 	}
+	s.artifacts.dir, s.artifacts.log = filepath.Join(s.cfg.GraphRoot, "troupe-artifacts"), s.log
+	halves, err := s.artifacts.load()
+	if err != nil {
+		return err
+	}
+	unpacked, err := os.ReadDir(s.loadDir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("image blob cache: %w", err)
+	}
+	for _, e := range unpacked {
+		halves = append(halves, filepath.Join(s.loadDir(), e.Name()))
+	}
+	s.removeBehind(halves)
 	return s.sweepBlobs()
 }
 
@@ -184,6 +200,9 @@ func (s *Store) Close() error {
 func (s *Store) LayerDirs(ctx context.Context, imageID string) ([]string, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("layers of image %s: %w", imageID, err)
+	}
+	if dirs, err := s.artifactDirs(imageID); dirs != nil || err != nil {
+		return dirs, err
 	}
 	image, err := s.store.Image(imageID)
 	if err != nil {

@@ -36,6 +36,10 @@ func (s *Store) Usage(ctx context.Context) (messages.Filesystem, error) {
 			use.UsedBytes += uint64(max(n, 0))
 		}
 	}
+	for _, record := range s.artifacts.all() {
+		use.UsedBytes += record.size()
+		use.Inodes += uint64(len(record.Files))
+	}
 	s.mu.Lock()
 	for _, st := range s.staged {
 		use.UsedBytes += uint64(max(st.Size, 0))

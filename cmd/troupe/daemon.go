@@ -54,6 +54,7 @@ func runDaemon(ctx context.Context, src config.Source, stderr io.Writer) error {
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGUSR1)
 	defer signal.Stop(signals)
 	signal.Ignore(unix.SIGPIPE) // a reader of our log that went away must not end the node's daemon
+	unix.Umask(0o022)           // modes are meant as written: containers of any user look into what is made here
 	d := &daemon{config: loaded, log: newLogging(stderr, loaded.Config), signals: signals, build: buildMachine}
 	return d.run(ctx)
 }

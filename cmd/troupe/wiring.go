@@ -183,6 +183,7 @@ func imagesConfig(c *config.Config) images.Config {
 		PullProgressTimeout:  c.Image.PullStall,
 		PinnedImages:         c.Image.Pinned,
 		ShortNameMode:        c.Image.ShortNameMode,
+		NoArtifactMounts:     !c.Image.ArtifactMounts,
 	}
 }
 

@@ -83,6 +83,7 @@ type Image struct {
 	InsecureRegistries []string
 	ShortNameMode      string
 	TempDir            string
+	ArtifactMounts     bool
 	PullStall          time.Duration // 0: a pull may stand still for ever
 	Volumes            string        // MakeVolumes, BindVolumes or IgnoreVolumes
 }

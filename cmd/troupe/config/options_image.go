@@ -25,14 +25,15 @@ var imageOptions = []Option{
 	honoured("crio.image.image_volumes", MakeVolumes, func(c *Config) *string { return &c.Image.Volumes },
 		"The VOLUMEs of images: mkdir makes a directory in the root, bind a directory of its own that goes with the container, ignore nothing.",
 		oneOf(MakeVolumes, BindVolumes, IgnoreVolumes)),
+	honoured("crio.image.oci_artifact_mount_support", true, func(c *Config) *bool { return &c.Image.ArtifactMounts },
+		"OCI artifacts can be mounted as image volumes; they can be pulled in any case."),
 	known("crio.image.registries", []string{}, "use unqualified-search-registries of registries.conf(5)"),
 	known("crio.image.default_transport", "docker://", "images come from registries"),
 	known("crio.image.pause_image", "", noPause),
 	known("crio.image.pause_image_auth_file", "", noPause),
 	known("crio.image.pause_command", "", noPause),
 	known("crio.image.auto_reload_registries", false, "SIGHUP re-reads registries.conf(5)"),
-	known("crio.image.oci_artifact_mount_support", false, "artifact mounts are not there yet"),
-	known("crio.image.additional_artifact_stores", []string{}, "artifact mounts are not there yet"),
+	known("crio.image.additional_artifact_stores", []string{}, "artifacts are read from Troupe's own store only"),
 }
 
 // The ways to treat the VOLUMEs of images.
