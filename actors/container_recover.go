@@ -144,5 +144,8 @@ func (c *container) found(st messages.ProcessState) {
 	}
 	if c.kill.asked() { // meanwhile, and perhaps for a removal
 		c.pursue()
+		return
 	}
+	// A pod that stops may have asked for its end when the last instance panicked.
+	c.env.send(c.parent(), containerBack{id: c.id})
 }

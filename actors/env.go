@@ -25,7 +25,8 @@ const (
 	LaneStop  Lane = "stop"  // signals, teardown
 	LaneProbe Lane = "probe" // exec
 	LaneStart Lane = "start" // the steps of pods and containers
-	LaneImage Lane = "image" // downloads and unpacking
+	LaneImage Lane = "image" // manifests, commits and removals
+	LaneLayer Lane = "layer" // downloads with their unpacking, for minutes
 	LaneRead  Lane = "read"  // short looks at the node
 	LaneWalk  Lane = "walk"  // walks over whole volumes, for hours if need be
 	LaneWatch Lane = "watch" // jobs that live as long as their actor; no limit
@@ -36,6 +37,7 @@ type Job struct {
 	Key   string // jobs of one key run one after another, in order
 	Lane  Lane
 	Name  string        // of the step, for people
+	Rank  int64         // in a lane that is full the highest goes first, then the oldest
 	Limit time.Duration // the context's deadline; 0: none
 	Run   func(context.Context)
 }

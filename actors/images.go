@@ -11,8 +11,8 @@ import (
 	"github.com/troupe-run/troupe/messages"
 )
 
-// images shares image work: one pull per (reference, credentials), one download
-// per layer digest, and the published list of what the store holds.
+// images shares image work: one pull per (reference, namespace, credentials), one
+// download per layer digest, and the published list of what the store holds.
 type images struct {
 	crew
 	pulls  map[string]*actor.PID
@@ -115,7 +115,7 @@ func (i *images) onPull(ctx actor.Context, m messages.PullImage) {
 		i.number++
 		name := fmt.Sprintf("pull-%d", i.number)
 		var err error
-		if pid, err = ctx.SpawnNamed(i.env.Props(ctx.Self().Id+"/"+name, newPull(i.env, key, m)), name); err != nil {
+		if pid, err = ctx.SpawnNamed(i.env.Props(ctx.Self().Id+"/"+name, newPull(i.env, m)), name); err != nil {
 			panic(err)
 		}
 		i.pulls[key] = pid
@@ -124,13 +124,14 @@ func (i *images) onPull(ctx actor.Context, m messages.PullImage) {
 }
 
 // pullKey: callers with other credentials are another pull, so that the
-// registry decides what each may have, and so are those of other namespaces,
-// which may have a policy of their own. The key never leaves this process.
+// registry decides what each may have; for another namespace another policy may
+// decide. The key never leaves this process.
 func pullKey(m messages.PullImage) string {
-	if m.Auth == nil {
-		return m.Ref + "\x00" + m.Namespace
+	key := []string{m.Ref, m.Namespace, m.Source}
+	if m.Auth != nil {
+		key = append(key, m.Auth.Username, m.Auth.Password, m.Auth.IdentityToken, m.Auth.RegistryToken)
 	}
-	return strings.Join([]string{m.Ref, m.Namespace, m.Auth.Username, m.Auth.Password, m.Auth.IdentityToken, m.Auth.RegistryToken}, "\x00")
+	return strings.Join(key, "\x00")
 }
 
 func (i *images) onPullDone(ctx actor.Context, m pullDone) {

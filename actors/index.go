@@ -23,7 +23,8 @@ type Index struct {
 	fs         messages.Filesystem
 	network    messages.Condition
 	runtime    messages.Condition
-	pulls      map[string]messages.PullProgress
+	pulls      map[string]pullUnderWay
+	ended      []messages.PullProgress // the last few pulls
 	actors     map[string]messages.ActorInfo
 	restarts   map[string]int
 	mailboxes  map[string]func() int
@@ -41,7 +42,7 @@ func NewIndex() *Index {
 	starting := messages.Condition{Reason: "Starting", Message: "troupe is starting"}
 	return &Index{
 		pods: map[string]*messages.PodSnapshot{}, containers: map[string]*messages.ContainerSnapshot{},
-		pulls: map[string]messages.PullProgress{}, actors: map[string]messages.ActorInfo{},
+		pulls: map[string]pullUnderWay{}, actors: map[string]messages.ActorInfo{},
 		restarts: map[string]int{}, mailboxes: map[string]func() int{},
 		taken: map[string][]string{}, withdrawn: map[string]bool{},
 		network: starting, runtime: starting,
@@ -104,18 +105,6 @@ func (x *Index) putRuntime(c messages.Condition) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.runtime = c
-}
-
-func (x *Index) putPull(key string, p messages.PullProgress) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.pulls[key] = p
-}
-
-func (x *Index) dropPull(key string) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	delete(x.pulls, key)
 }
 
 func (x *Index) putActor(a messages.ActorInfo) {
@@ -348,17 +337,6 @@ func (x *Index) Runtime() messages.Condition {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	return x.runtime
-}
-
-// Pulls implements messages.View.
-func (x *Index) Pulls() []messages.PullProgress {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	var all []messages.PullProgress
-	for _, k := range sortedKeys(x.pulls) {
-		all = append(all, x.pulls[k])
-	}
-	return all
 }
 
 // Tree implements messages.View.

@@ -22,6 +22,7 @@ import (
 type gate struct {
 	mu   sync.Mutex
 	held map[string]chan struct{} // "Backend.Method" → closed when open
+	keys []string                 // of the layers whose fetch has begun, in order
 	came map[string]int           // calls that have begun
 }
 
@@ -51,6 +52,9 @@ func (g *gate) Before(ctx context.Context, c fake.Call) error {
 	g.mu.Lock()
 	held := g.held[c.Backend+"."+c.Method]
 	g.came[c.Backend+"."+c.Method]++
+	if c.Backend+"."+c.Method == "Images.Fetch" {
+		g.keys = append(g.keys, c.Key)
+	}
 	g.mu.Unlock()
 	if held != nil {
 		<-held // a call that does not even end with its context
@@ -109,7 +113,9 @@ func (p *panics) Handle(ctx context.Context, r slog.Record) error {
 	return p.Handler.Handle(ctx, r)
 }
 
-func newScene(t *testing.T) *scene {
+func newScene(t *testing.T) *scene { return newSceneWith(t, supervisor.DefaultLimits()) }
+
+func newSceneWith(t *testing.T, limits supervisor.Limits) *scene {
 	g := &gate{held: map[string]chan struct{}{}, came: map[string]int{}}
 	s := &scene{t: t, gate: g, node: fake.New(fake.Config{Hook: g}), log: &panics{Handler: slog.NewTextHandler(io.Discard, nil)}}
 	s.node.AddImage("registry.local/app:1", fake.Layer{Name: "base", Size: 1000})
@@ -117,7 +123,7 @@ func newScene(t *testing.T) *scene {
 	settings.KillPatience, settings.RetryMin, settings.RetryMax = 20*time.Millisecond, 5*time.Millisecond, 20*time.Millisecond
 	var err error
 	s.tree, err = supervisor.Start(t.Context(), supervisor.Config{
-		Node: s.node.Backends(), Log: slog.New(s.log), Limits: supervisor.DefaultLimits(), Settings: settings,
+		Node: s.node.Backends(), Log: slog.New(s.log), Limits: limits, Settings: settings,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -1,9 +1,11 @@
 package actors
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -16,11 +18,11 @@ import (
 type pull struct {
 	crew
 	name     string // its place in the index
-	pullKey  string
+	wish     messages.PullImage
 	req      backends.PullRequest
-	state    string
-	since    time.Time
+	shown    messages.PullProgress // its layers are kept below
 	manifest backends.Manifest
+	order    []string // digests of the layers, each once
 	progress map[string]messages.LayerProgress
 	missing  map[string]backends.Layer
 	callers  waiters
@@ -30,26 +32,26 @@ type pull struct {
 // errLayerEnding: ask again in a moment.
 var errLayerEnding = errors.New("the layer's last download is just ending")
 
-// layerDone and layerBytes come from layer actors.
+// layerDone and layerMoved come from layer actors.
 type (
 	layerDone struct {
 		digest string
 		err    error
 	}
-	layerBytes struct {
-		digest string
-		bytes  int64
-	}
+	layerMoved    struct{ messages.LayerProgress }
 	layerUnwanted struct {
 		digest string
 		by     *actor.PID
 	}
 )
 
-func newPull(env *Env, key string, m messages.PullImage) actor.Producer {
+func newPull(env *Env, m messages.PullImage) actor.Producer {
+	m.Call = messages.Call{} // each caller has its own
 	return func() actor.Actor {
 		return &pull{
-			crew: crew{env: env}, pullKey: key, req: backends.PullRequest{Ref: m.Ref, Auth: m.Auth, Namespace: m.Namespace},
+			crew: crew{env: env}, wish: m,
+			req:      backends.PullRequest{Ref: m.Ref, Auth: m.Auth, Namespace: m.Namespace, Source: m.Source},
+			shown:    messages.PullProgress{Ref: m.Ref, Namespace: m.Namespace, Source: m.Source},
 			progress: map[string]messages.LayerProgress{}, missing: map[string]backends.Layer{},
 		}
 	}
@@ -61,6 +63,7 @@ func (p *pull) Receive(ctx actor.Context) {
 	case *actor.Started:
 		p.name = ctx.Self().Id
 		p.start(p.env, ctx, p.name)
+		p.shown.Begun = p.env.Clock.Now()
 		p.resolve()
 	case *actor.Stopped:
 		p.env.Index.dropPull(p.name)
@@ -72,12 +75,8 @@ func (p *pull) Receive(ctx actor.Context) {
 		p.onCaller(ctx.Sender())
 	case messages.Abandon:
 		p.onAbandon(m.Caller)
-	case layerBytes:
-		if l, ok := p.progress[m.digest]; ok {
-			l.Bytes = m.bytes
-			p.progress[m.digest] = l
-			p.publish()
-		}
+	case layerMoved:
+		p.onMoved(m.LayerProgress)
 	case layerDone:
 		p.onLayer(m)
 	case messages.Reply: // from the supervisor: who was asked for a layer panicked
@@ -86,7 +85,7 @@ func (p *pull) Receive(ctx actor.Context) {
 		}
 	default:
 		if !p.handled(m) {
-			unexpected(p.env, ctx, p.state)
+			unexpected(p.env, ctx, p.shown.State)
 		}
 	}
 }
@@ -95,43 +94,25 @@ func (p *pull) debts() []*waiters { return []*waiters{&p.callers} }
 
 func (p *pull) onCaller(sender *actor.PID) {
 	if p.over { // it ended while this caller was on its way: the next pull is quick
-		p.env.System.Root.RequestWithCustomSender(p.env.images, messages.PullImage{Ref: p.req.Ref, Auth: p.req.Auth, Namespace: p.req.Namespace}, sender)
+		p.env.System.Root.RequestWithCustomSender(p.env.images, p.wish, sender)
 		return
 	}
 	p.callers.join(sender)
 	p.publish()
 }
 
-// onAbandon ends a pull that nobody waits for. A commit is let finish: the
-// bytes are here.
+// onAbandon ends a pull that nobody waits for; the backend keeps what has come
+// for a while. A commit is let finish: the bytes are here.
 func (p *pull) onAbandon(caller string) {
 	if !p.callers.leave(actor.NewPID(p.self.Address, caller)) || p.over {
 		return
 	}
-	if len(p.callers) > 0 || p.state == "committing" {
+	if len(p.callers) > 0 || p.shown.State == "committing" {
 		p.publish()
 		return
 	}
 	p.cancel()
-	p.end(messages.Image{}, messages.Errorf(messages.Canceled, "pull of %s: nobody waits for it any more", p.req.Ref))
-}
-
-func (p *pull) become(state string) {
-	p.state, p.since = state, p.env.Clock.Now()
-	p.env.Log.Info("pull", "image", p.req.Ref, "state", state)
-	p.publish()
-}
-
-func (p *pull) publish() {
-	if p.over {
-		return
-	}
-	pr := messages.PullProgress{Ref: p.req.Ref, State: p.state, Since: p.since, Waiters: len(p.callers)}
-	for _, l := range p.manifest.Layers {
-		pr.Layers = append(pr.Layers, p.progress[l.Digest])
-	}
-	p.env.Index.putPull(p.name, pr)
-	p.env.Index.putActor(messages.ActorInfo{Path: p.name, Kind: "pull", State: p.state, Since: p.since, Step: p.req.Ref})
+	p.fail(messages.Errorf(messages.Canceled, "nobody waits for it any more"))
 }
 
 func (p *pull) resolve() {
@@ -144,7 +125,7 @@ func (p *pull) resolve() {
 			return
 		}
 		if d.err != nil {
-			p.end(messages.Image{}, fmt.Errorf("pull of %s: step resolve: %w", p.req.Ref, d.err))
+			p.fail(fmt.Errorf("step resolve: %w", d.err))
 			return
 		}
 		p.manifest = d.value.(backends.Manifest)
@@ -156,10 +137,15 @@ func (p *pull) resolve() {
 	})
 }
 
-// fetch asks for all layers at once; the worker pool bounds what runs.
+// fetch asks for all layers at once, the biggest first; the worker pool bounds
+// what runs.
 func (p *pull) fetch() {
 	for _, l := range p.manifest.Layers {
-		p.progress[l.Digest] = messages.LayerProgress{Digest: l.Digest, Size: l.Size}
+		if _, twice := p.missing[l.Digest]; twice {
+			continue
+		}
+		p.order = append(p.order, l.Digest)
+		p.progress[l.Digest] = messages.LayerProgress{Digest: l.Digest, Size: l.Size, State: messages.LayerWaiting}
 		p.missing[l.Digest] = l
 	}
 	p.become("fetching")
@@ -167,7 +153,9 @@ func (p *pull) fetch() {
 		p.commit()
 		return
 	}
-	for _, digest := range sortedKeys(p.missing) {
+	for _, digest := range slices.SortedFunc(slices.Values(p.order), func(a, b string) int {
+		return cmp.Or(-cmp.Compare(p.missing[a].Size, p.missing[b].Size), cmp.Compare(a, b))
+	}) {
 		p.need(p.missing[digest])
 	}
 }
@@ -181,6 +169,7 @@ func (p *pull) onLayer(m layerDone) {
 	if p.over || !wanted {
 		return
 	}
+	now := p.env.Clock.Now()
 	if errors.Is(m.err, errLayerEnding) {
 		p.after(p.env.Settings.RetryMin, func() {
 			if !p.over {
@@ -190,47 +179,52 @@ func (p *pull) onLayer(m layerDone) {
 		return
 	}
 	if m.err != nil {
-		p.end(messages.Image{}, fmt.Errorf("pull of %s: step fetch %s: %w", p.req.Ref, m.digest, m.err))
+		p.fail(fmt.Errorf("%s; %s: %w", p.progress[m.digest].Describe(now), p.withLayers().Totals(), m.err))
 		return
 	}
 	delete(p.missing, m.digest)
 	pr := p.progress[m.digest]
-	pr.Done = true
-	if pr.Size > 0 {
-		pr.Bytes = pr.Size
-	}
+	pr.State, pr.Rate, pr.Stalled, pr.Received = messages.LayerReady, 0, false, max(pr.Size, pr.Received)
 	p.progress[m.digest] = pr
-	p.publish()
+	var took time.Duration
+	if !pr.Begun.IsZero() {
+		took = now.Sub(pr.Begun)
+	}
+	p.happened(messages.Edge{Step: "layer " + m.digest + " ready", Took: took})
 	if len(p.missing) == 0 {
 		p.commit()
 	}
 }
 
+// commit has no limit: the bytes are here, and the disk takes what it takes.
 func (p *pull) commit() {
 	p.become("committing")
 	req, manifest := p.req, p.manifest
 	p.do(Job{Lane: LaneImage, Name: "commit"}, func(ctx context.Context) (any, error) {
 		return p.env.Node.Images.Commit(ctx, req, manifest)
 	}, func(d done) {
+		if p.over {
+			return
+		}
 		if d.err != nil {
-			p.end(messages.Image{}, fmt.Errorf("pull of %s: step commit: %w", p.req.Ref, d.err))
+			p.fail(fmt.Errorf("step commit: %w", d.err))
 			return
 		}
 		p.end(d.value.(messages.Image), nil)
 	})
 }
 
+func (p *pull) fail(err error) {
+	p.end(messages.Image{}, fmt.Errorf("pull of %s: %w", p.shown.Name(), err))
+}
+
 // end reports to images, which unlinks this pull and answers its callers.
 func (p *pull) end(img messages.Image, err error) {
-	if p.over {
-		return
-	}
 	p.over = true
 	for _, digest := range sortedKeys(p.missing) {
 		p.env.send(p.env.images, layerUnwanted{digest: digest, by: p.self})
 	}
-	p.env.Index.dropPull(p.name)
-	p.env.Log.Info("pull", "image", p.req.Ref, "state", "ended", "id", img.ID, "err", err)
-	p.env.send(p.env.images, pullDone{key: p.pullKey, image: img, err: err, callers: p.callers})
+	p.endShow(img, err)
+	p.env.send(p.env.images, pullDone{key: pullKey(p.wish), image: img, err: err, callers: p.callers})
 	p.callers = nil
 }

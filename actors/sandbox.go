@@ -158,6 +158,8 @@ func (s *sandbox) Receive(ctx actor.Context) {
 		s.onContainerGone(ctx, m)
 	case containerStopped:
 		s.onContainerStopped(m)
+	case containerBack:
+		s.goOn()
 	case processFact:
 		s.onFact(ctx, m.ProcessState)
 	case *actor.Stopped:

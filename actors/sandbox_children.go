@@ -29,6 +29,10 @@ type containerGone struct {
 // know it.
 type containerStopped struct{ id string }
 
+// containerBack tells it that one was taken up again, and knows of no request
+// of before.
+type containerBack struct{ id string }
+
 // onCreate spawns the container, or sends the caller to the one that has the
 // name already. One mailbox orders this against StopPod: a container cannot
 // appear in a pod that is stopping.

@@ -63,7 +63,7 @@ var onlyIn = map[string][]string{
 	"go.podman.io/image/v5":                       {"backends/images", "backends/fake", "e2e"},
 	"go.podman.io/common":                         {"backends/bundles"},
 	"tags.cncf.io/container-device-interface":     {"backends/bundles"},
-	"go.podman.io/storage":                        {"backends/images", "cmd/troupe"},
+	"go.podman.io/storage":                        {"backends/images", "cmd/troupe", "e2e"},
 	"github.com/prometheus/client_golang":         {"cmd/troupe"},
 	"google.golang.org/grpc":                      {"cri", "messages/debugv1", "cmd/troupe", "cmd/troupe-sim", "e2e"},
 	"github.com/asynkron/protoactor-go/remote":    {},

@@ -35,6 +35,7 @@ func NewDebug(s *Server) *Debug {
 		}),
 	)}
 	debugv1.RegisterIntrospectionServer(d.grpc, d)
+	debugv1.RegisterImagesServer(d.grpc, debugImages{node: s.node})
 	reflection.Register(d.grpc)
 	return d
 }
@@ -64,7 +65,7 @@ func (d *Debug) Tree(context.Context, *debugv1.TreeRequest) (*debugv1.TreeRespon
 }
 
 // Timeline is the past of a pod, or of all, each followed by its containers;
-// also of those that are only being made.
+// also of those that are only being made; of all, the image pulls come last.
 func (d *Debug) Timeline(_ context.Context, r *debugv1.TimelineRequest) (*debugv1.TimelineResponse, error) {
 	view := d.server.node.View()
 	pods, containers := view.Everything()
@@ -82,18 +83,10 @@ func (d *Debug) Timeline(_ context.Context, r *debugv1.TimelineRequest) (*debugv
 			response.Lives = append(response.Lives, containerLife(c))
 		}
 	}
-	return response, nil
-}
-
-// Pulls are the image pulls under way.
-func (d *Debug) Pulls(context.Context, *debugv1.PullsRequest) (*debugv1.PullsResponse, error) {
-	response := &debugv1.PullsResponse{}
-	for _, p := range d.server.node.View().Pulls() {
-		pull := &debugv1.Pull{Reference: p.Ref, State: p.State, Since: stamp(p.Since), Waiters: int64(p.Waiters)}
-		for _, l := range p.Layers {
-			pull.Layers = append(pull.Layers, &debugv1.Layer{Digest: l.Digest, Bytes: l.Bytes, Size: l.Size, Done: l.Done})
+	if r.GetPodSandboxId() == "" {
+		for _, p := range append(view.EndedPulls(), view.Pulls()...) {
+			response.Lives = append(response.Lives, pullLife(p))
 		}
-		response.Pulls = append(response.Pulls, pull)
 	}
 	return response, nil
 }

@@ -81,6 +81,7 @@ type fakeView struct {
 	images     []messages.Image
 	fs         messages.Filesystem
 	network    messages.Condition
+	ended      []messages.PullProgress
 	pulls      []messages.PullProgress
 	tree       []messages.ActorInfo
 	panics     bool
@@ -153,10 +154,11 @@ func (v *fakeView) Image(ref string) (messages.Image, bool) {
 	return messages.Image{}, false
 }
 
-func (v *fakeView) Filesystem() messages.Filesystem { return v.fs }
-func (v *fakeView) Network() messages.Condition     { return v.network }
-func (v *fakeView) Runtime() messages.Condition     { return messages.Condition{OK: true} }
-func (v *fakeView) Pulls() []messages.PullProgress  { return v.pulls }
+func (v *fakeView) Filesystem() messages.Filesystem     { return v.fs }
+func (v *fakeView) Network() messages.Condition         { return v.network }
+func (v *fakeView) Runtime() messages.Condition         { return messages.Condition{OK: true} }
+func (v *fakeView) Pulls() []messages.PullProgress      { return v.pulls }
+func (v *fakeView) EndedPulls() []messages.PullProgress { return v.ended }
 func (v *fakeView) Everything() ([]*messages.PodSnapshot, map[string][]*messages.ContainerSnapshot) {
 	of := map[string][]*messages.ContainerSnapshot{}
 	for _, c := range v.Containers() {

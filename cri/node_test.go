@@ -176,11 +176,11 @@ func TestEventsAreSentUntilTheSubscriberIsTooSlow(t *testing.T) {
 	}
 }
 
-func TestTheDebugServiceShowsTreeTimelineAndPulls(t *testing.T) {
+func TestTheDebugServiceShowsTreeAndTimeline(t *testing.T) {
 	g := newGateway(t)
 	twoPods(g)
 	g.view.tree = []messages.ActorInfo{{Path: "node/pod-1", Kind: "sandbox", State: "ready", Since: time.Unix(1, 0), Mailbox: 2, Owns: []string{"netns:/x"}}}
-	g.view.pulls = []messages.PullProgress{{Ref: "busybox", State: "fetching", Waiters: 2, Layers: []messages.LayerProgress{{Digest: "sha256:1", Bytes: 5, Size: 9}}}}
+	g.view.pulls = []messages.PullProgress{{Ref: "busybox", State: "fetching", Timeline: []messages.Edge{{To: "resolving"}, {From: "resolving", To: "fetching"}}}}
 	debug := NewDebug(g.server)
 	conn := serve(t, debug.Serve)
 	t.Cleanup(func() { debug.GracefulStop(within(t)) })
@@ -194,15 +194,11 @@ func TestTheDebugServiceShowsTreeTimelineAndPulls(t *testing.T) {
 	if err != nil || len(timeline.Lives) != 3 || timeline.Lives[0].Name != "shop/web" || timeline.Lives[0].Edges[0].Step != "network" || timeline.Lives[2].ContainerId != id("c2") {
 		t.Errorf("timeline %v, %v", timeline, err)
 	}
-	if all, err := client.Timeline(within(t), &debugv1.TimelineRequest{}); err != nil || len(all.Lives) != 5 {
+	if all, err := client.Timeline(within(t), &debugv1.TimelineRequest{}); err != nil || len(all.Lives) != 6 || all.Lives[5].Name != "busybox" || len(all.Lives[5].Edges) != 2 {
 		t.Errorf("all timelines: %v, %v", all, err)
 	}
 	if _, err := client.Timeline(within(t), &debugv1.TimelineRequest{PodSandboxId: "99"}); status.Code(err) != codes.NotFound {
 		t.Errorf("an unknown pod: %v", err)
-	}
-	pulls, err := client.Pulls(within(t), &debugv1.PullsRequest{})
-	if err != nil || len(pulls.Pulls) != 1 || pulls.Pulls[0].Layers[0].Size != 9 {
-		t.Errorf("pulls %v, %v", pulls, err)
 	}
 
 	stream, err := reflectionpb.NewServerReflectionClient(conn).ServerReflectionInfo(within(t))

@@ -26,7 +26,7 @@ import (
 
 const user, password = "kube", "s3cret:with:colons"
 
-func (n *node) pull(t *testing.T, ref string, change ...func(*runtime.PullImageRequest)) error {
+func (n *node) pullAs(t *testing.T, ref string, change ...func(*runtime.PullImageRequest)) error {
 	t.Helper()
 	r := &runtime.PullImageRequest{Image: &runtime.ImageSpec{Image: ref}}
 	for _, f := range change {
@@ -117,18 +117,18 @@ func TestABlockedRegistryIsRefused(t *testing.T) {
 	ref := push(t, n.registry, "lab/blocked", unique(t, "blocked"))
 	n.containers(t, fmt.Sprintf("[[registry]]\nlocation = %q\nblocked = true\n", n.registry.Host+"/lab/blocked"), "registries.conf.d", "50.conf")
 	n.reload(t, "")
-	refused(t, n.pull(t, ref), code(codes.FailedPrecondition), "blocked")
-	ok(t, n.pull(t, n.image)) // the rest of it is not
+	refused(t, n.pullAs(t, ref), code(codes.FailedPrecondition), "blocked")
+	ok(t, n.pullAs(t, n.image)) // the rest of it is not
 }
 
 func TestAnInsecureRegistryOfRegistriesConf(t *testing.T) {
 	n := ownNode(t, nil)
 	plain := must(n.lab.StartRegistry(t.Context(), harness.RegistryOptions{}))(t)
 	ref := push(t, plain, "lab/plain", unique(t, "plain"))
-	refused(t, n.pull(t, ref), anyCode, "RegistryUnavailable")
+	refused(t, n.pullAs(t, ref), anyCode, "RegistryUnavailable")
 	n.containers(t, fmt.Sprintf("[[registry]]\nlocation = %q\ninsecure = true\n", plain.Host), "registries.conf")
 	n.reload(t, "")
-	ok(t, n.pull(t, ref))
+	ok(t, n.pullAs(t, ref))
 }
 
 func TestAShortNameGoesByTheModeAndTheAliases(t *testing.T) {
@@ -138,10 +138,10 @@ func TestAShortNameGoesByTheModeAndTheAliases(t *testing.T) {
 	n.containers(t, fmt.Sprintf("unqualified-search-registries = [%q, %q]\n[[registry]]\nlocation = %q\ninsecure = true\n", n.registry.Host, other.Host, other.Host), "registries.conf")
 	n.containers(t, fmt.Sprintf("[aliases]\n\"known\" = \"%s/lab/elsewhere\"\n", other.Host), "registries.conf.d", "aliases.conf")
 	n.reload(t, "")
-	refused(t, n.pull(t, "lab/elsewhere:1"), code(codes.InvalidArgument), n.registry.Host, other.Host)
-	ok(t, n.pull(t, "known:1"))
+	refused(t, n.pullAs(t, "lab/elsewhere:1"), code(codes.InvalidArgument), n.registry.Host, other.Host)
+	ok(t, n.pullAs(t, "known:1"))
 	n.reload(t, "[crio.image]\nshort_name_mode = \"permissive\"\n")
-	ok(t, n.pull(t, "lab/elsewhere:1")) // not in the first, in the second
+	ok(t, n.pullAs(t, "lab/elsewhere:1")) // not in the first, in the second
 	contains(t, "its name", strings.Join(n.tags(t), " "), other.Host+"/lab/elsewhere:1")
 }
 
@@ -163,21 +163,21 @@ func TestEveryFormOfCredentialsOfTheKubelet(t *testing.T) {
 		{Username: user, Password: password},
 		{Auth: base64.StdEncoding.EncodeToString([]byte(user + ":" + password))},
 	} {
-		ok(t, n.pull(t, ref, as(auth)))
+		ok(t, n.pullAs(t, ref, as(auth)))
 	}
 	for _, auth := range []*runtime.AuthConfig{nil, {Username: user, Password: "guess"}, {IdentityToken: "i"}, {RegistryToken: "r"}} {
-		refused(t, n.pull(t, ref, as(auth)), anyCode, "lab/closed")
+		refused(t, n.pullAs(t, ref, as(auth)), anyCode, "lab/closed")
 	}
 
 	tokens := tokenRegistry(t, n.registry)
 	push(t, n.registry, "lab/tokens", img)
 	n2 := nodeWith(t, tokens)
 	ref = tokens + "/lab/tokens:1"
-	ok(t, n2.pull(t, ref, as(&runtime.AuthConfig{IdentityToken: "identity"})))
-	ok(t, n2.pull(t, ref, as(&runtime.AuthConfig{RegistryToken: "bearer"})))
-	ok(t, n2.pull(t, ref, as(&runtime.AuthConfig{Username: user, Password: password})))
+	ok(t, n2.pullAs(t, ref, as(&runtime.AuthConfig{IdentityToken: "identity"})))
+	ok(t, n2.pullAs(t, ref, as(&runtime.AuthConfig{RegistryToken: "bearer"})))
+	ok(t, n2.pullAs(t, ref, as(&runtime.AuthConfig{Username: user, Password: password})))
 	for _, auth := range []*runtime.AuthConfig{nil, {IdentityToken: "another"}, {RegistryToken: "another"}} {
-		refused(t, n2.pull(t, ref, as(auth)), anyCode, "lab/tokens")
+		refused(t, n2.pullAs(t, ref, as(auth)), anyCode, "lab/tokens")
 	}
 }
 
@@ -212,22 +212,22 @@ func TestCredentialsOfTheNodesFilesAndHelpers(t *testing.T) {
 	secure := must(n.lab.StartRegistry(t.Context(), harness.RegistryOptions{TLS: true, Username: user, Password: password}))(t)
 	n.containers(t, string(must(os.ReadFile(secure.CA))(t)), "certs.d", secure.Host, "ca.crt")
 	ref := push(t, secure, "lab/closed", unique(t, "closed"))
-	refused(t, n.pull(t, ref), anyCode, "lab/closed")
+	refused(t, n.pullAs(t, ref), anyCode, "lab/closed")
 
 	global := must(n.lab.Write(authFile(secure.Host), "global.json"))(t)
 	n.reload(t, fmt.Sprintf("[crio.image]\nglobal_auth_file = %q\n", global))
-	ok(t, n.pull(t, ref))
+	ok(t, n.pullAs(t, ref))
 
 	must(n.lab.Write(fmt.Sprintf(`{"credHelpers":{%q:"lab"}}`, secure.Host), "global.json"))(t)
-	ok(t, n.pull(t, ref))
+	ok(t, n.pullAs(t, ref))
 
 	must(n.lab.Write(`{}`, "global.json"))(t)
 	file := fmt.Sprintf("team-%x.json", sha256.Sum256([]byte(secure.Host+"/lab/closed")))
 	once := must(n.lab.Write(authFile(secure.Host), "auth", file))(t)
 	n.reload(t, fmt.Sprintf("[crio.image]\nglobal_auth_file = %q\nnamespaced_auth_dir = %q\n", global, filepath.Dir(once)))
-	refused(t, n.pull(t, ref, forNamespace("other")), anyCode, "lab/closed")
-	ok(t, n.pull(t, ref, forNamespace("team")))
-	refused(t, n.pull(t, ref, forNamespace("team")), anyCode, "lab/closed") // it was for one pull
+	refused(t, n.pullAs(t, ref, forNamespace("other")), anyCode, "lab/closed")
+	ok(t, n.pullAs(t, ref, forNamespace("team")))
+	refused(t, n.pullAs(t, ref, forNamespace("team")), anyCode, "lab/closed") // it was for one pull
 }
 
 func TestSignaturesDecideWhatIsPulledAndRun(t *testing.T) {
@@ -257,7 +257,7 @@ func TestSignaturesDecideWhatIsPulledAndRun(t *testing.T) {
 	// All are pulled for a namespace without a policy; the strict one's pods
 	// then find them on the node.
 	for _, r := range ref {
-		ok(t, n.pull(t, r, forNamespace("free")))
+		ok(t, n.pullAs(t, r, forNamespace("free")))
 	}
 	runs := func(namespace, image string) error {
 		p := n.pod(t, func(c *runtime.PodSandboxConfig) { c.Metadata.Namespace = namespace })
@@ -274,7 +274,7 @@ func TestSignaturesDecideWhatIsPulledAndRun(t *testing.T) {
 		{"strict", "unsigned", false},
 		{"closed", "gpg", false},
 	} {
-		for what, err := range map[string]error{"pull": n.pull(t, ref[c.image], forNamespace(c.namespace)), "run": runs(c.namespace, ref[c.image])} {
+		for what, err := range map[string]error{"pull": n.pullAs(t, ref[c.image], forNamespace(c.namespace)), "run": runs(c.namespace, ref[c.image])} {
 			if c.want && err != nil {
 				t.Errorf("%s of %s in %s: %v", what, c.image, c.namespace, err)
 			}
@@ -315,7 +315,7 @@ func TestOfAnIndexTheVariantForThisMachineIsTaken(t *testing.T) {
 	}
 	t.Cleanup(func() { n.run(t, "rmi", n.registry.Host+"/lab/index:plain") })
 	ref := must(n.registry.PushIndex(t.Context(), "lab/index", "strange", harness.Variant{Image: other, Platform: platform("s390x", "")}))(t)
-	refused(t, n.pull(t, ref), code(codes.NotFound), "machine")
+	refused(t, n.pullAs(t, ref), code(codes.NotFound), "machine")
 }
 
 func TestAForeignLayerIsRefusedClearly(t *testing.T) {
@@ -323,7 +323,7 @@ func TestAForeignLayerIsRefusedClearly(t *testing.T) {
 	img := must(unique(t, "foreign").Repack(harness.Format{Compression: "gzip", LayerType: func(int) string {
 		return v1.MediaTypeImageLayerNonDistributableGzip //nolint:staticcheck // it is what is refused
 	}}))(t)
-	refused(t, n.pull(t, push(t, n.registry, "lab/foreign", img)), code(codes.FailedPrecondition), "foreign layer")
+	refused(t, n.pullAs(t, push(t, n.registry, "lab/foreign", img)), code(codes.FailedPrecondition), "foreign layer")
 }
 
 func TestAPullByDigestGivesThatVeryImage(t *testing.T) {
@@ -333,7 +333,7 @@ func TestAPullByDigestGivesThatVeryImage(t *testing.T) {
 	push(t, n.registry, "lab/exact", img)
 	push(t, n.registry, "lab/exact", unique(t, "newer")) // the tag moves on
 	contains(t, "the image", n.run(t, "pull", byDigest), strings.TrimPrefix(img.ConfigID, "sha256:"))
-	refused(t, n.pull(t, n.registry.Host+"/lab/exact@sha256:"+strings.Repeat("a", 64)), code(codes.NotFound), "lab/exact")
+	refused(t, n.pullAs(t, n.registry.Host+"/lab/exact@sha256:"+strings.Repeat("a", 64)), code(codes.NotFound), "lab/exact")
 }
 
 func TestAnEncryptedImageRunsWhereTheKeyIs(t *testing.T) {
@@ -343,7 +343,7 @@ func TestAnEncryptedImageRunsWhereTheKeyIs(t *testing.T) {
 	ref := push(t, n.registry, "lab/locked", must(unique(t, "locked").Repack(harness.Format{Compression: "gzip", Recipient: key}))(t))
 	keys := must(n.lab.Mkdir("keys"))(t)
 	n.reload(t, fmt.Sprintf("[crio.runtime]\ndecryption_keys_path = %q\n", keys))
-	refused(t, n.pull(t, ref), code(codes.FailedPrecondition), "no key", keys)
+	refused(t, n.pullAs(t, ref), code(codes.FailedPrecondition), "no key", keys)
 	ok(t, os.WriteFile(filepath.Join(keys, "lab.pem"), text, 0o600))
 	n.run(t, "pull", ref)
 	equal(t, "what it holds", strings.TrimSpace(n.pod(t).output(t, "cat /name", func(c *runtime.ContainerConfig) { c.Image.Image = ref })), "locked")

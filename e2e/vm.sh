@@ -4,6 +4,7 @@
 #   vm       the units installed as on a node, the systemd cgroup manager (e2e/vm)
 #   critest  critest's AppArmor cases
 #   reboot   what a kubelet sees after one: two boots on one disk (e2e/vm)
+#   power    power is cut 50 times during pulls (e2e/power); POWER= are its options, e.g. '-cuts 200 -seed 7'
 #   e2e      the end-to-end tests that a cgroup, a user namespace or AppArmor may change
 #   cgroups namespaces rootfs bundles stats monitor   backends/PART
 # KERNELS names the kernels: "stable" is the release's, "new" the newest of
@@ -18,6 +19,7 @@ set -euo pipefail
 TAGS=containers_image_openpgp,exclude_graphdriver_btrfs
 stable=(vm critest reboot)
 new=(vm reboot)
+others=(power e2e cgroups namespaces rootfs bundles stats monitor)
 
 # What the guest runs of each part. It is emulated and ten times slower than the
 # host: left out are tests that repeat something fifty times, or that look at
@@ -88,7 +90,8 @@ guest() { # KERNEL [OPTION...] -- PART...
 }
 
 disk=troupe-vm-test-$$
-drop_disk() { rm -f "${VM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/runtime-vm}/disks/$disk".qcow2*; }
+cache=${VM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/runtime-vm}
+drop_disk() { rm -f "$cache/disks/$disk".qcow2*; }
 
 # on runs parts under a kernel.
 on() {
@@ -108,6 +111,18 @@ on() {
     drop_disk
   fi
   summarize "$kernel" "${expected[@]}" >>.cache/vm/summary
+}
+
+# cut_power runs on the host: its guests are smaller than shared/vm's, which
+# lends the kernel and its modules.
+cut_power() {
+  local log=$PWD/.cache/vm/power.log code=0
+  echo "power; everything is written to $log"
+  CGO_ENABLED=0 go build -trimpath -tags "$TAGS" -ldflags '-s -w' -o .cache/vm/power ./e2e/power
+  # shellcheck disable=SC2086 # the options are words
+  .cache/vm/power -cache "$cache" -kernel "${1:-stable}" -out .cache/vm ${POWER-} 2>&1 | tee "$log" || code=$?
+  sed -n 's/^cut [0-9]*, .*: ok$/passed/p; s/^FAIL /failed power /p' "$log" >>.cache/vm/summary
+  [ "$code" = 0 ] || grep -q '^FAIL' "$log" || echo "failed power itself: exit status $code" >>.cache/vm/summary
 }
 
 # summarize reads a log: every test once, with its first complaint, and a part
@@ -143,18 +158,24 @@ main() {
   vm=${VM:-$PWD/../shared/vm}
   [ -x "$vm/run" ] || { echo "no $vm/run: set VM to the folder shared/vm, which makes and boots the guest" >&2; exit 2; }
   [ "$(id -u)" = 0 ] || { echo "needs root, to make the guest" >&2; exit 2; }
-  local part kernel passed failed
+  local part kernel passed failed guests=() power=
   for part in "$@"; do
-    [[ " ${stable[*]} " == *" $part "* ]] || { echo "no part $part; there are: ${stable[*]}" >&2; exit 2; }
+    [[ " ${stable[*]} ${others[*]} " == *" $part "* ]] || { echo "no part $part; there are: ${stable[*]} ${others[*]}" >&2; exit 2; }
+    if [ "$part" = power ]; then power=1; else guests+=("$part"); fi
   done
   "$vm/build"
-  build "${@:-${stable[@]}}"
+  mkdir -p .cache/vm
   rm -f .cache/vm/summary
   trap drop_disk EXIT
-  for kernel in ${KERNELS:-stable new}; do
-    declare -n usual=$kernel
-    on "$kernel" "${@:-${usual[@]}}"
-  done
+  if [ $# = 0 ] || [ ${#guests[@]} -gt 0 ]; then
+    build "${guests[@]:-${stable[@]}}"
+    for kernel in ${KERNELS:-stable new}; do
+      declare -n usual=$kernel
+      on "$kernel" "${guests[@]:-${usual[@]}}"
+    done
+  fi
+  kernel=${KERNELS-}
+  [ -z "$power" ] || cut_power "${kernel%% *}" # one is enough: it is the store that is tested
   grep -v '^passed$' .cache/vm/summary || true
   passed=$(grep -c '^passed$' .cache/vm/summary || true) failed=$(grep -c '^failed ' .cache/vm/summary || true)
   echo "$passed passed, $failed failed"

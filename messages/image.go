@@ -23,9 +23,13 @@ func (Auth) String() string { return "[redacted]" }
 // PullImage pulls an image and answers with its id.
 type PullImage struct {
 	Call
-	Ref       string // as the caller wrote it
+	Ref       string // as the caller wrote it; with a Source the name it gets, or "" for those it brings
 	Auth      *Auth  // nil: what the node's auth files say
-	Namespace string // of the pod it is for; "": not said
+	Namespace string // of the pod it is for: chooses the signature policy; "": the node's
+	// Source is where the image is when not in a registry: "docker-archive:/path",
+	// "oci:/dir", … It makes the daemon read files of the node: only its own
+	// socket may set it, never CRI.
+	Source string
 }
 
 // Answers says the reply is the image's id.
@@ -54,9 +58,16 @@ type Image struct {
 	RepoTags    []string
 	RepoDigests []string
 	Size        uint64 // bytes
+	Layers      []ImageLayer
 	Pinned      bool
 	Config      ImageConfig
 	Artifact    bool // an OCI artifact: ID is its manifest's digest, and it can only be mounted
+}
+
+// ImageLayer is a layer in the store; images that have the same one share it.
+type ImageLayer struct {
+	ID   string // of the store
+	Size int64  // unpacked; -1: not known
 }
 
 // ImageConfig is the part of the OCI image configuration a container is made from.
@@ -77,22 +88,6 @@ type Filesystem struct {
 	UsedBytes  uint64
 	Inodes     uint64
 	At         time.Time
-}
-
-// PullProgress is how far a pull is, per layer, for people.
-type PullProgress struct {
-	Ref     string
-	State   string // resolving, fetching, committing
-	Since   time.Time
-	Layers  []LayerProgress
-	Waiters int
-}
-
-// LayerProgress is how far one layer is.
-type LayerProgress struct {
-	Digest      string
-	Bytes, Size int64
-	Done        bool
 }
 
 // CRIImage is the image as CRI shows it.

@@ -152,7 +152,10 @@ type View interface {
 	// Network and Runtime are the node's two required conditions.
 	Network() Condition
 	Runtime() Condition
+	// Pulls are those under way, EndedPulls the last few that have ended; both
+	// the oldest first.
 	Pulls() []PullProgress
+	EndedPulls() []PullProgress
 	// Tree is every actor there is.
 	Tree() []ActorInfo
 }

@@ -161,6 +161,9 @@ func (s simJobs) begin(q *keyQueue) {
 	var limit *timer
 	job.proc = s.w.spawn(s.l, job.Name, func(p *proc) {
 		p.sleep(s.w.between(0, 200*time.Microsecond))
+		if lane := s.l.lanes[job.Lane]; lane != nil && lane.enter(p, job) {
+			defer lane.leave()
+		}
 		if job.Limit > 0 {
 			limit = s.w.after(s.l, job.Limit, func() {
 				job.ctx.end(context.DeadlineExceeded)

@@ -55,8 +55,18 @@ var (
 	errDeadLetter = messages.Errorf(messages.Unavailable, "dead letter")
 )
 
-// ask sends a request as the gateway does and waits for the answer.
+// ask sends a request as the gateway does and waits for the answer, which must
+// come when nothing hangs.
 func (w *World) ask(p *proc, req any, limit time.Duration) (any, error) {
+	v, err := w.try(p, req, limit)
+	if w.sure && errors.Is(err, errNoAnswer) {
+		w.fail("%s: %T was not answered in %s", p.name, req, limit)
+	}
+	return v, err
+}
+
+// try is ask for somebody who may be too impatient.
+func (w *World) try(p *proc, req any, limit time.Duration) (any, error) {
 	l := w.life
 	if l.dead || !l.loaded { // nobody listens on the socket
 		p.sleep(100 * time.Millisecond)
@@ -79,9 +89,6 @@ func (w *World) ask(p *proc, req any, limit time.Duration) (any, error) {
 			p.sleep(10 * time.Millisecond) // at once, but an RPC takes its time: else one asks for ever in no time
 		}
 		return q.value, q.err
-	}
-	if w.sure {
-		w.fail("%s was not answered in %s", q.name, limit)
 	}
 	// The caller goes; an answer that comes later is nobody's.
 	q.done = true

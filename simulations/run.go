@@ -62,7 +62,12 @@ func (r Run) Do() Result {
 	for i := range 5 {
 		w.Node.AddImage(fmt.Sprintf("registry.local/app-%d:1", i), fake.Layer{Name: "base", Size: 5 << 20}, fake.Layer{Name: fmt.Sprintf("app-%d", i), Size: 1 << 20})
 	}
-	left := r.Pods
+	w.publishSides()
+	left := r.Pods + r.Pods/2
+	for n := range r.Pods / 2 {
+		k := &puller{w: w, n: n}
+		w.spawn(nil, fmt.Sprintf("puller-%d", n), func(p *proc) { k.p = p; k.life() }, func() { left-- })
+	}
 	for n := range r.Pods {
 		k := &pod{w: w, n: n}
 		k.p = w.spawn(nil, fmt.Sprintf("pod-%d", n), func(p *proc) { k.p = p; k.life() }, func() { left-- })
@@ -84,7 +89,7 @@ func (r Run) Do() Result {
 		}
 	}
 	if left > 0 && len(w.failures) == 0 {
-		w.fail("%d pods have not come to their end by %s", left, w.now.Sub(w.epoch))
+		w.fail("%d pods and pullers have not come to their end by %s", left, w.now.Sub(w.epoch))
 	}
 	w.settle()
 	return Result{
@@ -133,6 +138,7 @@ func (w *World) check() {
 	if l.dead || !l.loaded {
 		return
 	}
+	w.checkPulls()
 	for _, c := range l.env.Index.Containers() {
 		if c.CRIState() == runtime.ContainerState_CONTAINER_EXITED && c.Reason == "" && c.State != messages.ContainerRemoving {
 			w.fail("container %s has exited without a reason", c.ID)

@@ -61,6 +61,7 @@ type life struct {
 	node   *actor.PID
 	jobs   map[*proc]int // → its number: the order in which a crash ends them
 	queues map[string]*keyQueue
+	lanes  map[actors.Lane]*simLane
 	dead   bool
 	loaded bool
 
@@ -89,11 +90,12 @@ func NewWorld(seed uint64, plan Faults, transcript io.Writer) *World {
 
 // boot starts a daemon on the node as it is.
 func (w *World) boot() {
-	l := &life{jobs: map[*proc]int{}, queues: map[string]*keyQueue{}}
+	l := &life{jobs: map[*proc]int{}, queues: map[string]*keyQueue{}, lanes: map[actors.Lane]*simLane{actors.LaneLayer: {free: downloads}}}
 	w.life = l
 	w.lives++
 	log := slog.New(&recorder{w: w})
-	index := actors.NewIndex()
+	index, node := actors.NewIndex(), w.Node.Backends()
+	node.Images = &images{Images: node.Images, w: w, fetching: map[string]bool{}}
 	l.system = actor.NewActorSystem(actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return slog.New(slog.DiscardHandler) }))
 	strategy := &supervisor.Strategy{Log: log, Index: index, Now: w.Now, Max: 5, Window: time.Minute}
 	strategy.GaveUp = func(path string) {
@@ -102,7 +104,7 @@ func (w *World) boot() {
 		}
 	}
 	l.env = &actors.Env{
-		Clock: simClock{w, l}, NewID: w.newID, Jobs: simJobs{w, l}, System: l.system, Log: log, Node: w.Node.Backends(), Index: index,
+		Clock: simClock{w, l}, NewID: w.newID, Jobs: simJobs{w, l}, System: l.system, Log: log, Node: node, Index: index,
 		Settings: actors.DefaultSettings(),
 	}
 	props := supervisor.Props(log, index, strategy, func(path string) actor.Mailbox { return &mailbox{w: w, life: l, path: path} })

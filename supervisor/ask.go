@@ -52,18 +52,35 @@ func (t *Tree) Ask(ctx context.Context, req any) (any, error) {
 	case <-t.ended:
 		return nil, messages.Errorf(messages.Unavailable, "troupe is shutting down")
 	case <-ctx.Done():
+		late := t.lateError(ctx, req) // first: what nobody waits for may end at once
 		t.system.Root.Send(t.node, messages.Abandon{Caller: pid.Id})
-		return nil, t.lateError(ctx, req)
+		return nil, late
 	}
 }
 
-// lateError says what the pod or container asked about is waiting on.
+// lateError says what the pod or container asked about is waiting on, or how far
+// the pull is.
 func (t *Tree) lateError(ctx context.Context, req any) error {
+	if m, ok := req.(messages.PullImage); ok {
+		return t.latePull(ctx, m)
+	}
 	about := ""
 	if b, ok := req.(messages.Addressed); ok {
 		about = t.activity(b.About())
 	}
 	return fmt.Errorf("no answer in time to %T%s; the work goes on and a retry joins it: %w", req, about, ctx.Err())
+}
+
+func (t *Tree) latePull(ctx context.Context, m messages.PullImage) error {
+	p, found := t.env.Index.PullFor(m)
+	if !found {
+		return fmt.Errorf("pull of %s is not done in time: %w", messages.PullProgress{Ref: m.Ref, Source: m.Source}.Name(), ctx.Err())
+	}
+	then := "nobody else waits, so it ends; what has come is kept for the next pull"
+	if p.Waiters > 1 {
+		then = "it goes on, since others wait for it"
+	}
+	return fmt.Errorf("pull of %s is not done in time: %s; %s: %w", p.Name(), p.Describe(t.env.Clock.Now()), then, ctx.Err())
 }
 
 func (t *Tree) activity(pod, container string) string {

@@ -277,7 +277,7 @@ func TestASlowSubscriberIsToldAndNobodyWaitsForIt(t *testing.T) {
 }
 
 func TestJobsOfOneKeyRunInOrderAndALaneHasItsLimit(t *testing.T) {
-	w := newWorkers(t.Context(), Limits{Start: 2, Stop: 1, Probe: 1, Image: 1, Read: 1})
+	w := newWorkers(t.Context(), Limits{Start: 2, Stop: 1, Probe: 1, Image: 1, Layer: 1, Read: 1})
 	var mu sync.Mutex
 	got, now, most := map[string][]int{}, 0, 0
 	var wg sync.WaitGroup

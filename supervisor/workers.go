@@ -6,26 +6,31 @@ import (
 	"time"
 
 	"github.com/troupe-run/troupe/actors"
-	"golang.org/x/sync/semaphore"
 )
 
 // Limits is how many jobs of each lane run at once.
 type Limits struct {
-	Start, Stop, Probe, Image, Read int64
+	Start, Stop, Probe, Image, Layer, Read int64
 }
 
 // DefaultLimits suit a node of a few cores. Most jobs wait for the kernel, not
 // for a core; what is bounded is how much of the machine a burst may take.
-func DefaultLimits() Limits { return Limits{Start: 16, Stop: 64, Probe: 64, Image: 6, Read: 64} }
+//
+// Layers are few: six connections fill a line, and their unpacking the cores.
+// Image jobs are many: most of them wait for a registry's answer, and one that
+// is silent must not hold up the others.
+func DefaultLimits() Limits {
+	return Limits{Start: 16, Stop: 64, Probe: 64, Image: 32, Layer: 6, Read: 64}
+}
 
 // walks is how many volumes are walked over at once. What hangs in a dead NFS
 // server holds a place here, and none in the lanes that pods start by.
 const walks = 16
 
 // workers runs jobs on goroutines: those of one key in order, those of one
-// lane at most so many at once.
+// lane at most so many at once, the highest rank first.
 type workers struct {
-	lanes map[actors.Lane]*semaphore.Weighted
+	lanes map[actors.Lane]*gate
 	ctx   context.Context // ends at shutdown
 
 	mu     sync.Mutex
@@ -43,10 +48,10 @@ type job struct {
 func newWorkers(ctx context.Context, l Limits) *workers {
 	return &workers{
 		ctx: ctx, queues: map[string][]*job{},
-		lanes: map[actors.Lane]*semaphore.Weighted{
-			actors.LaneStart: semaphore.NewWeighted(l.Start), actors.LaneStop: semaphore.NewWeighted(l.Stop),
-			actors.LaneProbe: semaphore.NewWeighted(l.Probe), actors.LaneImage: semaphore.NewWeighted(l.Image),
-			actors.LaneRead: semaphore.NewWeighted(l.Read), actors.LaneWalk: semaphore.NewWeighted(walks),
+		lanes: map[actors.Lane]*gate{
+			actors.LaneStart: newGate(l.Start), actors.LaneStop: newGate(l.Stop), actors.LaneProbe: newGate(l.Probe),
+			actors.LaneImage: newGate(l.Image), actors.LaneLayer: newGate(l.Layer),
+			actors.LaneRead: newGate(l.Read), actors.LaneWalk: newGate(walks),
 		},
 	}
 }
@@ -92,8 +97,8 @@ func (w *workers) drain(key string) {
 // code to see that its context has ended, and its outcome must come.
 func (w *workers) run(j *job) {
 	defer j.cancel()
-	if lane, bounded := w.lanes[j.Lane]; bounded && lane.Acquire(j.ctx, 1) == nil {
-		defer lane.Release(1)
+	if lane, bounded := w.lanes[j.Lane]; bounded && lane.enter(j.ctx, j.Rank) == nil {
+		defer lane.leave()
 	}
 	ctx := j.ctx
 	if j.Limit > 0 {

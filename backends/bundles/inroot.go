@@ -19,39 +19,40 @@ import (
 // file of terabytes.
 const maxAccountFile = 4 << 20
 
-// readInRoot reads a regular file of a root file system. Links are followed as
-// the container itself would follow them, with the root as "/": an image's
-// /etc/passwd that points to the host's gives nothing of the host away. A
-// device or a fifo is never opened, only looked at. Absent files are empty.
-func readInRoot(rootfs, name string) ([]byte, error) {
+// scanInRoot gives read a regular file of a root file system. Links are
+// followed as the container itself would follow them, with the root as "/": an
+// image's /etc/passwd that points to the host's gives nothing of the host
+// away. A device or a fifo is never opened, only looked at. Absent files are
+// empty.
+func scanInRoot(rootfs, name string, read func(io.Reader) error) error {
 	handle, err := pathrs.OpenInRoot(rootfs, name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
-		return nil, nil
+		return nil
+	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENAMETOOLONG):
+		return messages.Errorf(messages.Invalid, "%s of the image leads nowhere: %w", name, err)
 	case err != nil:
-		return nil, fmt.Errorf("%s of the image: %w", name, err)
+		return fmt.Errorf("%s of the image: %w", name, err)
 	}
 	defer func() { _ = handle.Close() }()
 	info, err := handle.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("%s of the image: %w", name, err)
-	}
-	if !info.Mode().IsRegular() {
-		return nil, messages.Errorf(messages.Invalid, "%s of the image is not a regular file (%s)", name, info.Mode().Type())
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s of the image: %w", name, err)
+	case !info.Mode().IsRegular():
+		return messages.Errorf(messages.Invalid, "%s of the image is not a regular file (%s)", name, info.Mode().Type())
+	case info.Size() > maxAccountFile:
+		return messages.Errorf(messages.Invalid, "%s of the image has %d bytes, more than %d are not read", name, info.Size(), maxAccountFile)
 	}
 	f, err := pathrs.Reopen(handle, unix.O_RDONLY|unix.O_CLOEXEC)
 	if err != nil {
-		return nil, fmt.Errorf("%s of the image: %w", name, err)
+		return fmt.Errorf("%s of the image: %w", name, err)
 	}
 	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, maxAccountFile+1))
-	if err != nil {
-		return nil, fmt.Errorf("%s of the image: %w", name, err)
+	if err := read(io.LimitReader(f, maxAccountFile)); err != nil {
+		return messages.Errorf(messages.Invalid, "%s of the image: %w", name, err)
 	}
-	if len(data) > maxAccountFile {
-		return nil, messages.Errorf(messages.Invalid, "%s of the image is larger than %d bytes", name, maxAccountFile)
-	}
-	return data, nil
+	return nil
 }
 
 // directories makes, in the root file system, the directories that the image
@@ -79,6 +80,9 @@ func (b *bundle) makeInRoot(what, dir string) error {
 		if below(dir, m.Destination) {
 			return nil
 		}
+	}
+	if strings.ContainsRune(dir, 0) {
+		return messages.Errorf(messages.Invalid, "%s %.256q contains a NUL character", what, dir)
 	}
 	// A link that leads nowhere leads to a directory that is made, inside the
 	// root as all it could mean. Whatever SecureJoin finds, MkdirAll is safe.

@@ -1,8 +1,8 @@
 package bundles
 
 import (
-	"bytes"
 	"fmt"
+	"io"
 	"math"
 	"slices"
 	"strconv"
@@ -21,11 +21,7 @@ func (b *bundle) user() error {
 	if err != nil {
 		return err
 	}
-	accounts, err := readAccounts(b.r.Rootfs)
-	if err != nil {
-		return err
-	}
-	who, err := accounts.resolve(want)
+	who, err := lookUp(b.r.Rootfs, want)
 	if err != nil {
 		return err
 	}
@@ -42,6 +38,9 @@ func (b *bundle) user() error {
 		groups = append(groups, uint32(gid))
 	}
 	groups = unique(groups)
+	if len(groups) > maxGroups {
+		return messages.Errorf(messages.Invalid, "the user would have %d groups (the image's /etc/group and supplemental_groups), Linux allows %d", len(groups), maxGroups)
+	}
 	if err := b.checkMapped(who.uid, groups); err != nil {
 		return err
 	}
@@ -86,67 +85,76 @@ func (b *bundle) wantedUser() (wanted, error) {
 	return w, nil
 }
 
-// accounts are /etc/passwd and /etc/group of a root file system.
-type accounts struct {
-	users  []user.User
-	groups []user.Group
-}
-
-// readAccounts reads them without being led out of the root file system or
-// being kept waiting by what is there in place of a file (see readInRoot).
-func readAccounts(rootfs string) (accounts, error) {
-	passwd, err := readInRoot(rootfs, "/etc/passwd")
-	if err != nil {
-		return accounts{}, err
-	}
-	group, err := readInRoot(rootfs, "/etc/group")
-	if err != nil {
-		return accounts{}, err
-	}
-	var a accounts
-	if a.users, err = user.ParsePasswd(bytes.NewReader(passwd)); err != nil {
-		return accounts{}, messages.Errorf(messages.Invalid, "/etc/passwd of the image: %w", err)
-	}
-	if a.groups, err = user.ParseGroup(bytes.NewReader(group)); err != nil {
-		return accounts{}, messages.Errorf(messages.Invalid, "/etc/group of the image: %w", err)
-	}
-	return a, nil
-}
+// maxGroups is NGROUPS_MAX of the kernel.
+const maxGroups = 65536
 
 type identity struct {
 	uid, gid uint32
 	groups   []uint32 // of the user in /etc/group
 }
 
-func (a accounts) resolve(w wanted) (identity, error) {
+// lookUp finds who is meant in /etc/passwd and /etc/group of a root file
+// system. They are read line by line and only what is asked for is kept: both
+// are a stranger's.
+func lookUp(rootfs string, w wanted) (identity, error) {
+	who, name, err := lookUpUser(rootfs, w)
+	if err != nil {
+		return identity{}, err
+	}
+	gid, numeric := parseID(w.group)
+	found := w.group == "" || numeric
+	if numeric {
+		who.gid = gid
+	}
+	err = scanInRoot(rootfs, "/etc/group", func(r io.Reader) error {
+		_, err := user.ParseGroupFilter(r, func(g user.Group) bool {
+			if !validID(int64(g.Gid)) {
+				return false
+			}
+			if !found && g.Name == w.group {
+				who.gid, found = uint32(g.Gid), true
+			}
+			if name != "" && len(who.groups) <= maxGroups && slices.Contains(g.List, name) {
+				who.groups = append(who.groups, uint32(g.Gid))
+			}
+			return false
+		})
+		return err
+	})
+	if err == nil && !found {
+		err = messages.Errorf(messages.Invalid, "group %q (from the image's USER) is not in the image's /etc/group", w.group)
+	}
+	return who, err
+}
+
+// lookUpUser also gives the user's name, empty for a number that has none.
+func lookUpUser(rootfs string, w wanted) (identity, string, error) {
 	if w.user == "" {
 		w.user = "0"
 	}
 	uid, numeric := parseID(w.user)
 	numeric = numeric && !w.nameOnly
-	at := slices.IndexFunc(a.users, func(u user.User) bool {
-		return numeric && u.Uid == int(uid) || !numeric && u.Name == w.user
+	var found *user.User
+	err := scanInRoot(rootfs, "/etc/passwd", func(r io.Reader) error {
+		_, err := user.ParsePasswdFilter(r, func(u user.User) bool {
+			if found == nil && (numeric && u.Uid == int(uid) || !numeric && u.Name == w.user) {
+				found = &u
+			}
+			return false
+		})
+		return err
 	})
-	var who identity
 	switch {
-	case at >= 0:
-		u := a.users[at]
-		if !validID(int64(u.Uid)) || !validID(int64(u.Gid)) {
-			return identity{}, messages.Errorf(messages.Invalid, "user %q in the image's /etc/passwd has ids outside 0 to %d", w.user, math.MaxInt32)
-		}
-		who = identity{uid: uint32(u.Uid), gid: uint32(u.Gid)}
-		who.groups = a.groupsOf(u.Name)
+	case err != nil:
+		return identity{}, "", err
+	case found != nil && (!validID(int64(found.Uid)) || !validID(int64(found.Gid))):
+		return identity{}, "", messages.Errorf(messages.Invalid, "user %q in the image's /etc/passwd has ids outside 0 to %d", w.user, math.MaxInt32)
+	case found != nil:
+		return identity{uid: uint32(found.Uid), gid: uint32(found.Gid)}, found.Name, nil
 	case numeric:
-		who.uid = uid
-	default:
-		return identity{}, messages.Errorf(messages.Invalid, "user %q (%s) is not in the image's /etc/passwd", w.user, w.origin())
+		return identity{uid: uid}, "", nil
 	}
-	if w.group == "" {
-		return who, nil
-	}
-	gid, err := a.group(w.group)
-	who.gid = gid
-	return who, err
+	return identity{}, "", messages.Errorf(messages.Invalid, "user %q (%s) is not in the image's /etc/passwd", w.user, w.origin())
 }
 
 func (w wanted) origin() string {
@@ -154,28 +162,6 @@ func (w wanted) origin() string {
 		return "from the image's USER"
 	}
 	return "run_as_username"
-}
-
-func (a accounts) group(name string) (uint32, error) {
-	if gid, ok := parseID(name); ok {
-		return gid, nil
-	}
-	for _, g := range a.groups {
-		if g.Name == name && validID(int64(g.Gid)) {
-			return uint32(g.Gid), nil
-		}
-	}
-	return 0, messages.Errorf(messages.Invalid, "group %q (from the image's USER) is not in the image's /etc/group", name)
-}
-
-func (a accounts) groupsOf(name string) []uint32 {
-	var gids []uint32
-	for _, g := range a.groups {
-		if slices.Contains(g.List, name) && validID(int64(g.Gid)) {
-			gids = append(gids, uint32(g.Gid))
-		}
-	}
-	return gids
 }
 
 // validID: Kubernetes allows ids up to 2^31-1, and so do we, though the kernel
@@ -197,8 +183,10 @@ func parseID(s string) (uint32, bool) {
 // unique drops repeated values and keeps the order.
 func unique[T comparable](in []T) []T {
 	var out []T
+	seen := make(map[T]bool, len(in))
 	for _, v := range in {
-		if !slices.Contains(out, v) {
+		if !seen[v] {
+			seen[v] = true
 			out = append(out, v)
 		}
 	}

@@ -207,7 +207,7 @@ func TestAFetchThatIsCutGoesOnWhereItWas(t *testing.T) {
 	wantKind(t, fetch(), messages.RegistryUnavailable)
 	s.half["Images.Fetch"] = false
 	ok(t, fetch())
-	if fmt.Sprint(at) != "[250 625 875 1000]" {
+	if fmt.Sprint(at) != "[250 375 500 875 1000]" {
 		t.Errorf("progress %v", at)
 	}
 	s.half["Images.Commit"] = true

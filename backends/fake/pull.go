@@ -2,6 +2,7 @@ package fake
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
@@ -11,21 +12,33 @@ import (
 // Fetch and then as FetchMore, so that a download can hang or be cut anywhere.
 const pieces = 4
 
-// Fetch goes on where a download was cut off.
+// tries is how often a download that was cut begins before Fetch gives up.
+const tries = 3
+
+// Fetch goes on where a download was cut off, as the next one does.
 func (b imagesBackend) Fetch(ctx context.Context, _ backends.PullRequest, m backends.Manifest, l backends.Layer, progress func(backends.Progress)) error {
 	n, c := b.n, Call{Backend: "Images", Method: "Fetch", Key: l.Digest}
-	for {
-		whole, have := false, int64(0)
+	if progress == nil {
+		progress = func(backends.Progress) {}
+	}
+	for try := 1; ; {
+		whole, have, cut := false, int64(0), error(nil)
 		err := n.call(ctx, c, func() (err error) {
-			whole, have, err = n.fetchPiece(c, m, l)
+			whole, have, cut, err = n.fetchPiece(c, m, l)
 			return err
 		})
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
+		case cut != nil && try == tries:
+			return cut
+		case cut != nil:
+			try++
+			progress(backends.Progress{Received: have, Trouble: fmt.Sprintf("try %d: %v", try-1, cut)})
+			c.Method = "Fetch"
+			continue
 		}
-		if progress != nil {
-			progress(backends.Progress{Received: have})
-		}
+		progress(backends.Progress{Received: have, Unpacked: have})
 		if whole {
 			return nil
 		}
@@ -33,13 +46,13 @@ func (b imagesBackend) Fetch(ctx context.Context, _ backends.PullRequest, m back
 	}
 }
 
-func (n *Node) fetchPiece(c Call, m backends.Manifest, l backends.Layer) (whole bool, have int64, err error) {
+func (n *Node) fetchPiece(c Call, m backends.Manifest, l backends.Layer) (whole bool, have int64, cut, err error) {
 	if n.store.fetched(l) {
-		return true, l.Size, nil
+		return true, l.Size, nil, nil
 	}
 	src, err := n.served(m, l.Digest)
 	if err != nil {
-		return false, 0, err
+		return false, 0, nil, err
 	}
 	b := n.store.blobs[l.Digest]
 	if b == nil {
@@ -49,20 +62,20 @@ func (n *Node) fetchPiece(c Call, m backends.Manifest, l backends.Layer) (whole 
 	piece := min((src.Size+pieces-1)/pieces, b.size-b.have)
 	if piece > 1 && n.hook.Half(c) && n.disk.take(piece/2) == nil {
 		b.have += piece / 2
-		return false, b.have, messages.Errorf(messages.RegistryUnavailable, "blob %s: the registry cut the connection after %d of %d bytes", l.Digest, b.have, b.size)
+		return false, b.have, messages.Errorf(messages.RegistryUnavailable, "blob %s: the registry cut the connection after %d of %d bytes", l.Digest, b.have, b.size), nil
 	}
 	if err := n.disk.take(piece); err != nil {
-		return false, b.have, err
+		return false, b.have, nil, err
 	}
 	b.have += piece
 	if b.have < b.size {
-		return false, b.have, nil
+		return false, b.have, nil, nil
 	}
 	if src.Corrupt {
 		n.dropBlob(l.Digest)
-		return false, 0, messages.Errorf(messages.Internal, "blob %s: what the registry served has another digest", l.Digest)
+		return false, 0, nil, messages.Errorf(messages.Internal, "blob %s: what the registry served has another digest", l.Digest)
 	}
-	return true, b.have, nil
+	return true, b.have, nil, nil
 }
 
 func (n *Node) dropBlob(digest string) {

@@ -55,6 +55,9 @@ func (s *Store) stageChunked(ctx context.Context, res *resolved, l backends.Laye
 	if got := out.UncompressedDigest.String(); got != l.DiffID {
 		return nil, messages.Errorf(messages.Internal, "its content is not what the image's configuration says: want %s, got %s", l.DiffID, got)
 	}
+	if err := checkAttributes(out.Target); err != nil {
+		return nil, err
+	}
 	return s.takeOver(l, out)
 }
 

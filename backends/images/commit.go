@@ -48,6 +48,12 @@ func (s *Store) Commit(ctx context.Context, r backends.PullRequest, m backends.M
 	if err := s.keepSignatures(res); err != nil {
 		return messages.Image{}, storeError(err, "signatures of image %s", m.Ref)
 	}
+	// The library syncs the files it records in, not their names. Whoever has
+	// the answer may count on the image, and one sync carries the renames and
+	// records of the layers too: they came before the image's.
+	if err := s.syncs.sync(context.WithoutCancel(ctx), s.imageRoot()); err != nil {
+		return messages.Image{}, storeError(err, "recording image %s", m.Ref)
+	}
 	s.dropFetched(m.Layers)
 	record, err := s.store.Image(m.ConfigID)
 	if err != nil {
@@ -66,8 +72,7 @@ func (s *Store) putLayers(ctx context.Context, r backends.PullRequest, m backend
 			return storeError(err, "layer %d of %d of %s (%s)", i+1, len(m.Layers), m.Ref, l.Digest)
 		}
 	}
-	// The renames and records of layers, before the record of the image.
-	return s.syncs.sync(ctx, s.imageRoot())
+	return nil
 }
 
 func (s *Store) letGo(chain []string) {

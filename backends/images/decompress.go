@@ -12,6 +12,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"github.com/troupe-run/troupe/messages"
 	"go.podman.io/image/v5/pkg/compression"
 	"golang.org/x/sys/unix"
 )
@@ -37,7 +38,7 @@ var igzip = sync.OnceValue(func() string {
 	return path
 })
 
-var gzipMagic, zstdMagic = []byte{0x1f, 0x8b}, []byte{0x28, 0xb5, 0x2f, 0xfd}
+var gzipMagic, zstdMagic, xzMagic = []byte{0x1f, 0x8b}, []byte{0x28, 0xb5, 0x2f, 0xfd}, []byte("\xfd7zXZ\x00")
 
 // decompress gives the plain stream of a blob. With fast it is a filter process
 // that does the work; what it gives is verified by the caller, as is all the rest.
@@ -55,7 +56,12 @@ func decompress(blob io.Reader, fast bool) (io.ReadCloser, error) {
 	case bytes.HasPrefix(magic, zstdMagic):
 		return zstdReader(buffered)
 	}
-	plain, _, err := compression.AutoDecompress(buffered) // xz and bzip2 of old, or nothing
+	if head, _ := buffered.Peek(len(xzMagic)); bytes.Equal(head, xzMagic) {
+		// Its decoder takes at once what the header names as the dictionary, up
+		// to 4 GiB, and no type of layer stands for xz.
+		return nil, messages.Errorf(messages.Precondition, "it is compressed with xz: push the image again with gzip or zstd")
+	}
+	plain, _, err := compression.AutoDecompress(buffered) // bzip2 of old, or nothing
 	return plain, err
 }
 

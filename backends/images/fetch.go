@@ -100,20 +100,21 @@ func (s *Store) stage(ctx context.Context, res *resolved, l backends.Layer, m *m
 		brought <- err
 	}()
 	st, unpackErr := s.unpackBlob(ctx, l, blob, m)
-	if unpackErr != nil && isFull(unpackErr) {
-		cancel(unpackErr)
+	final := unpackErr != nil && (isFull(unpackErr) || isRefused(unpackErr))
+	if final {
+		cancel(unpackErr) // whatever else comes
 	}
 	downloadErr := <-brought // that says whether the bytes were right at all
 	switch {
 	case unpackErr != nil && isFull(unpackErr):
 		free, _ := freeBytes(s.imageRoot())
 		err = messages.Errorf(messages.NoSpace, "unpacking: %s is full (%d bytes free): %w", s.imageRoot(), free, unpackErr)
-	case downloadErr != nil:
+	case downloadErr != nil && !final:
 		err = s.downloadError(ctx, downloadErr, l, blob)
 	case unpackErr != nil:
 		err = storeError(unpackErr, "unpacking")
 	}
-	if err == nil || messages.KindOf(err) == messages.Internal || messages.KindOf(err) == messages.NoSpace {
+	if err == nil || messages.KindOf(err) == messages.Internal || messages.KindOf(err) == messages.NoSpace || isRefused(err) {
 		// No longer needed, or of no use to the next try, or too much for the node.
 		err = errors.Join(err, ignoreMissing(os.Remove(blob.path)))
 	}
@@ -126,7 +127,7 @@ func (s *Store) unpackBlob(ctx context.Context, l backends.Layer, blob *blobFile
 	for fast := useFilter(l.Size); ; fast = false {
 		bytes := blob.follow()
 		st, err := s.unpackTry(ctx, l, bytes, m, fast)
-		if err == nil || isFull(err) {
+		if err == nil || isFull(err) || isRefused(err) {
 			return st, err
 		}
 		right, failed := blob.verdict(bytes)
@@ -179,7 +180,12 @@ func (s *Store) unpackStream(l backends.Layer, plain io.Reader, m *meter) (_ *st
 		return nil, err
 	}
 	defer split.Close()
-	got, err := unpack(plain, filepath.Join(dir, stagedFiles), split, m.unpacked)
+	budget, err := newUnpackBudget(s.imageRoot())
+	if err != nil {
+		return nil, err
+	}
+	defer budget.Close()
+	got, err := unpack(inspect(plain, budget.spend), filepath.Join(dir, stagedFiles), split, m.unpacked)
 	if err != nil {
 		return nil, fmt.Errorf("unpacking: %w", err)
 	}

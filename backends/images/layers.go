@@ -206,6 +206,10 @@ func (s *Store) dropLeftLayers() error {
 		}
 	}
 	for _, e := range entries {
+		// A commit that was cut off between the two has left the one without the other.
+		if _, err := s.store.Layer(e.Name()); errors.Is(err, storage.ErrLayerUnknown) {
+			_ = os.Remove(s.splitPath(e.Name()))
+		}
 		if err := os.Remove(s.markerPath(e.Name())); err != nil {
 			return messages.Errorf(messages.Internal, "image blob cache: %w", err)
 		}

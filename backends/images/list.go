@@ -22,6 +22,7 @@ type facts struct {
 	items  int // how many pieces of data the record had
 	top    string
 	size   uint64
+	layers []messages.ImageLayer
 	tops   []digest.Digest // manifests that are no member of a list we also have
 	config messages.ImageConfig
 }
@@ -69,7 +70,7 @@ func (s *Store) describe(record *storage.Image) (messages.Image, error) {
 	tags, digests := names(record, f.tops)
 	return messages.Image{
 		ID: record.ID, RepoTags: tags, RepoDigests: digests,
-		Size: f.size, Config: f.config,
+		Size: f.size, Layers: f.layers, Config: f.config,
 		// What cannot be removed the kubelet shall not try to.
 		Pinned: record.ReadOnly || s.rules.Load().pinned(tags, digests),
 	}, nil
@@ -93,7 +94,11 @@ func (s *Store) factsOf(record *storage.Image) (facts, error) {
 }
 
 func (s *Store) readFacts(record *storage.Image) (facts, error) {
-	size, err := s.imageSize(record)
+	layers, err := s.layersOf(record)
+	if err != nil {
+		return facts{}, err
+	}
+	size, err := s.imageSize(record, layers)
 	if err != nil {
 		return facts{}, err
 	}
@@ -103,29 +108,43 @@ func (s *Store) readFacts(record *storage.Image) (facts, error) {
 	}
 	return facts{
 		items: len(record.BigDataNames), top: record.TopLayer,
-		size: max(size, 1), // critest and the kubelet want it above 0
-		tops: s.topDigests(record), config: config,
+		layers: layers,
+		size:   max(size, 1), // critest and the kubelet want it above 0
+		tops:   s.topDigests(record), config: config,
 	}, nil
+}
+
+// layersOf are an image's layers, the lowest first.
+func (s *Store) layersOf(record *storage.Image) (layers []messages.ImageLayer, err error) {
+	for id := record.TopLayer; id != ""; {
+		layer, err := s.store.Layer(id)
+		if err != nil {
+			return nil, fmt.Errorf("layer %s: %w", id, err)
+		}
+		size := layer.UncompressedSize
+		if layer.UncompressedDigest == "" || size < 0 { // some other tool has made it
+			size = -1
+		}
+		layers = append(layers, messages.ImageLayer{ID: id, Size: size})
+		id = layer.Parent
+	}
+	slices.Reverse(layers)
+	return layers, nil
 }
 
 // imageSize is the uncompressed size of the layers plus the record's data, the
 // figure podman shows.
-func (s *Store) imageSize(record *storage.Image) (uint64, error) {
+func (s *Store) imageSize(record *storage.Image, layers []messages.ImageLayer) (uint64, error) {
 	var size int64
 	for _, n := range record.BigDataSizes {
 		size += n
 	}
-	for id := record.TopLayer; id != ""; {
-		layer, err := s.store.Layer(id)
-		if err != nil {
-			return 0, fmt.Errorf("layer %s: %w", id, err)
-		}
-		if layer.UncompressedDigest == "" || layer.UncompressedSize < 0 {
-			// Of a layer some other tool has made: let the library measure.
-			size, err = s.store.ImageSize(record.ID)
+	for _, layer := range layers {
+		if layer.Size < 0 { // let the library measure
+			size, err := s.store.ImageSize(record.ID)
 			return uint64(max(size, 0)), err
 		}
-		size, id = size+layer.UncompressedSize, layer.Parent
+		size += layer.Size
 	}
 	return uint64(size), nil
 }

@@ -34,7 +34,7 @@ func parseImage(res *resolved) (manifest.Manifest, error) {
 	case manifest.DockerV2Schema1MediaType, manifest.DockerV2Schema1SignedMediaType:
 		return nil, messages.Errorf(messages.Precondition, "%s is in Docker's schema 1, which was withdrawn: push it again with a current tool", res.named)
 	default:
-		return nil, messages.Errorf(messages.Precondition, "%s: manifests of type %q are not supported", res.named, res.image.mime)
+		return nil, messages.Errorf(messages.Precondition, "%s: manifests of type %.256q are not supported", res.named, res.image.mime)
 	}
 	parsed, err := manifest.FromBlob(res.image.data, res.image.mime)
 	if err != nil {
@@ -43,7 +43,7 @@ func parseImage(res *resolved) (manifest.Manifest, error) {
 	switch kind := parsed.ConfigInfo().MediaType; kind {
 	case manifest.DockerV2Schema2ConfigMediaType, ispec.MediaTypeImageConfig:
 	default:
-		return nil, messages.Errorf(messages.Precondition, "%s is not a container image but an artifact of type %q", res.named, kind)
+		return nil, messages.Errorf(messages.Precondition, "%s is not a container image but an artifact of type %.256q", res.named, kind)
 	}
 	return parsed, nil
 }
@@ -75,10 +75,10 @@ func (res *resolved) readConfig(ctx context.Context, info types.BlobInfo) error 
 // checkDigest allows SHA-256 only: it is what the store names things by.
 func checkDigest(d digest.Digest) error {
 	if err := d.Validate(); err != nil {
-		return fmt.Errorf("digest %q: %w", d, err)
+		return fmt.Errorf("digest %.256q: %w", d, err)
 	}
 	if d.Algorithm() != digest.SHA256 {
-		return fmt.Errorf("digest %q: only sha256 is supported", d)
+		return fmt.Errorf("digest %.256q: only sha256 is supported", d)
 	}
 	return nil
 }
@@ -92,6 +92,9 @@ func layersOf(res *resolved, parsed manifest.Manifest) ([]backends.Layer, error)
 	infos := parsed.LayerInfos()
 	if len(infos) != len(config.RootFS.DiffIDs) {
 		return nil, messages.Errorf(messages.Internal, "%s is malformed: its manifest has %d layers, its configuration %d", res.named, len(infos), len(config.RootFS.DiffIDs))
+	}
+	if err := checkLimits(res.named.String(), infos, config.Config); err != nil {
+		return nil, err
 	}
 	layers := make([]backends.Layer, 0, len(infos))
 	for i, info := range infos {
@@ -116,9 +119,9 @@ func (res *resolved) checkLayer(info manifest.LayerInfo) error {
 	kind := strings.TrimSuffix(info.MediaType, encryptedSuffix)
 	switch {
 	case len(info.URLs) > 0, strings.Contains(kind, "foreign"), strings.Contains(kind, "nondistributable"):
-		return fmt.Errorf("it is a foreign layer, to be fetched from elsewhere (%s); push the image with its layers", kind)
+		return fmt.Errorf("it is a foreign layer, to be fetched from elsewhere (%.256s); push the image with its layers", kind)
 	case !slices.Contains(layerTypes, kind):
-		return fmt.Errorf("its type %q is not supported", info.MediaType)
+		return fmt.Errorf("its type %.256q is not supported", info.MediaType)
 	case isEncrypted(info.MediaType):
 		if err := res.rules.unlocks(info.Annotations); err != nil {
 			return err

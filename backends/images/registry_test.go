@@ -257,7 +257,7 @@ func write(t *testing.T, path string, data []byte) {
 	ok(t, os.WriteFile(path, data, 0o600))
 }
 
-func ok(t *testing.T, err error) {
+func ok(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -8,9 +8,11 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/backends/conformance"
@@ -135,6 +137,42 @@ func TestALayerThatWasStagedBeforeAKillIsNotFetchedAgain(t *testing.T) {
 	}
 }
 
+func TestACommitThatWasCutOffAnywhereIsMadeGoodByTheNextPull(t *testing.T) {
+	for name, cut := range map[string]func(*Store, *stagedLayer, string) error{
+		"its tar-split has its place": func(s *Store, st *stagedLayer, id string) error {
+			return os.Rename(st.dir+"/"+stagedSplit, s.splitPath(id))
+		},
+		"its files have theirs": func(_ *Store, st *stagedLayer, _ string) error {
+			return os.RemoveAll(st.dir + "/" + stagedFiles)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			reg := startRegistry(t, registryOptions{})
+			reg.push(t, spec{repo: "a", tag: "v", layers: []packed{layerOf(t, "a", "gzip")}})
+			s := open(t, reg, nil)
+			m, err := s.Resolve(context.Background(), ask(reg.addr+"/a:v"))
+			ok(t, err)
+			ok(t, s.Fetch(context.Background(), ask(""), m, m.Layers[0], nil))
+			id := chainIDs(m.Layers)[0]
+			s.layers.hold([]string{id})
+			ok(t, s.layers.making(s.markerPath(id), id))
+			ok(t, cut(s, s.ready(m.Layers[0]), id))
+			write(t, s.cfg.GraphRoot+"/overlay-layers/.tmp-layers.json1", []byte("half"))
+			ok(t, os.Chtimes(s.cfg.GraphRoot+"/overlay-layers/.tmp-layers.json1", zeroTime, time.Unix(1, 0)))
+			again, err := New(s.cfg)
+			ok(t, err)
+			again.behind.Wait()
+			wantNothing(t, again)
+			for _, pattern := range []string{again.splitPath("*"), s.cfg.GraphRoot + "/overlay-layers/.tmp-*"} {
+				if left, _ := filepath.Glob(pattern); len(left) > 0 {
+					t.Errorf("left: %v", left)
+				}
+			}
+			pull(t, again, ask(reg.addr+"/a:v"))
+		})
+	}
+}
+
 func TestTheLibrarysSourceGivesParts(t *testing.T) {
 	reg, f, layer := layerFront(t)
 	s := open(t, reg, nil)
@@ -230,7 +268,11 @@ func noise(t *testing.T, n int) []byte {
 
 func chunkedLayer(t *testing.T, files map[string][]byte) packed {
 	t.Helper()
-	plain := layerWith(t, files, "")
+	return chunkedOf(t, layerWith(t, files, ""))
+}
+
+func chunkedOf(t *testing.T, plain packed) packed {
+	t.Helper()
 	var out bytes.Buffer
 	p := packed{diffID: plain.diffID, suffix: "+zstd", annotations: map[string]string{}}
 	w, err := compressor.ZstdCompressor(&out, p.annotations, nil)

@@ -134,7 +134,7 @@ func (s *Store) adopt() error {
 		dir := filepath.Join(s.stagedDir(), e.Name())
 		data, err := os.ReadFile(filepath.Join(dir, stagedRecord))
 		st := &stagedLayer{dir: dir}
-		if err == nil && json.Unmarshal(data, st) == nil && s.staged[string(st.Digest)] == nil {
+		if err == nil && json.Unmarshal(data, st) == nil && st.complete() && s.staged[string(st.Digest)] == nil {
 			s.staged[string(st.Digest)] = st
 			continue
 		}
@@ -142,6 +142,17 @@ func (s *Store) adopt() error {
 	}
 	s.removeBehind(halves)
 	return nil
+}
+
+// complete says whether all of a staged layer is there. A commit that was cut
+// off may have taken a part away.
+func (st *stagedLayer) complete() bool {
+	for _, name := range []string{stagedFiles, stagedSplit} {
+		if _, err := os.Stat(filepath.Join(st.dir, name)); err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // removeBehind removes what an earlier daemon has left; nobody waits for it.

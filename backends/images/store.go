@@ -178,6 +178,7 @@ func (s *Store) recover() error {
 	for _, e := range unpacked {
 		halves = append(halves, filepath.Join(s.loadDir(), e.Name()))
 	}
+	halves = append(halves, s.torn()...)
 	s.removeBehind(halves)
 	return s.sweepBlobs()
 }

@@ -1,16 +1,12 @@
 package images
 
 import (
-	"archive/tar"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path"
 	"runtime"
 	"slices"
-	"strings"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/readahead"
@@ -35,15 +31,14 @@ type unpacked struct {
 // what podman needs to make the same stream of the files again (tar-split) into
 // the file split. All the stream is read and hashed, also what follows the
 // archive's end. seen is told how far it is.
-func unpack(stream io.Reader, dir string, split io.Writer, seen func(int64)) (unpacked, error) {
+func unpack(stream *inspector, dir string, split io.Writer, seen func(int64)) (unpacked, error) {
 	hash := digest.SHA256.Digester()
 	count := &counter{to: hash.Hash(), seen: seen}
 	compressed, err := gzip.NewWriterLevel(split, gzip.BestSpeed)
 	if err != nil {
 		return unpacked{}, err
 	}
-	headers := &headerLog{Packer: tarsplit.NewJSONPacker(compressed), uids: map[uint32]bool{}, gids: map[uint32]bool{}}
-	payload, done, err := asm.NewInputTarStreamWithDone(io.TeeReader(stream, count), headers, tarsplit.NewDiscardFilePutter())
+	payload, done, err := asm.NewInputTarStreamWithDone(io.TeeReader(stream, count), tarsplit.NewJSONPacker(compressed), tarsplit.NewDiscardFilePutter())
 	if err != nil {
 		return unpacked{}, err
 	}
@@ -66,8 +61,8 @@ func unpack(stream io.Reader, dir string, split io.Writer, seen func(int64)) (un
 		err = closed
 	}
 	return unpacked{
-		DiffID: hash.Digest(), Size: count.bytes, Files: headers.files,
-		UIDs: sorted(headers.uids), GIDs: sorted(headers.gids), RootMode: headers.root,
+		DiffID: hash.Digest(), Size: count.bytes, Files: uint64(stream.entries),
+		UIDs: sorted(stream.uids), GIDs: sorted(stream.gids), RootMode: stream.root,
 	}, err
 }
 
@@ -122,54 +117,6 @@ func (c *counter) Write(p []byte) (int, error) {
 		c.seen(c.bytes)
 	}
 	return c.to.Write(p)
-}
-
-// headerLog looks at the headers that go by on their way to tar-split, which
-// has them raw: a second parse of the whole stream would cost as much as
-// hashing it.
-type headerLog struct {
-	tarsplit.Packer
-	uids, gids map[uint32]bool
-	files      uint64
-	root       *os.FileMode
-	segment    []byte // since the last entry
-	padding    int64  // of it, that belongs to the last entry's content
-}
-
-// AddEntry implements tarsplit.Packer.
-func (h *headerLog) AddEntry(e tarsplit.Entry) (int, error) {
-	if e.Type == tarsplit.SegmentType {
-		if len(h.segment) < headerLimit {
-			h.segment = append(h.segment, e.Payload...)
-		}
-		return h.Packer.AddEntry(e)
-	}
-	h.entry(e.GetName())
-	h.segment, h.padding = h.segment[:0], -e.Size&511
-	return h.Packer.AddEntry(e)
-}
-
-// headerLimit bounds what is kept of one entry's headers.
-const headerLimit = 1 << 20
-
-func (h *headerLog) entry(name string) {
-	h.files++
-	raw := h.segment
-	if h.padding > int64(len(raw)) {
-		return
-	}
-	header, err := tar.NewReader(bytes.NewReader(raw[h.padding:])).Next()
-	if err != nil {
-		return // a form only tar-split knows: its owner is not listed
-	}
-	if strings.HasPrefix(path.Base(name), archive.WhiteoutPrefix) {
-		return
-	}
-	h.uids[uint32(header.Uid)], h.gids[uint32(header.Gid)] = true, true
-	if path.Clean("/"+name) == "/" && header.Typeflag == tar.TypeDir {
-		mode := header.FileInfo().Mode()
-		h.root = &mode
-	}
 }
 
 func sorted(set map[uint32]bool) []uint32 {

@@ -69,6 +69,33 @@ func TestAHundredLayersInDirectoriesWithColonsAreMounted(t *testing.T) {
 	}
 }
 
+// An image may have as many layers as overlayfs takes, less one: an image that
+// is a volume is mounted with an empty layer below (images.maxLayers).
+func TestAsManyLayersAsAnImageMayHaveAreMounted(t *testing.T) {
+	dirs := layers(t, 500)
+	base := filepath.Dir(dirs[0])
+	upper, work, target := filepath.Join(base, "u"), filepath.Join(base, "w"), t.TempDir()
+	ok(t, os.Mkdir(upper, 0o755))
+	ok(t, os.Mkdir(work, 0o755))
+	for name, o := range map[string]overlay{
+		"a container's root": {lowers: dirs[:499], upper: upper, work: work},
+		"a volume":           {lowers: dirs, options: []string{"ro"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ok(t, o.mount(target))
+			t.Cleanup(func() { ok(t, unix.Unmount(target, 0)) })
+			if got := read(t, filepath.Join(target, "who")); got != "layer 0" {
+				t.Errorf("who is %q", got)
+			}
+			read(t, filepath.Join(target, "only-498"))
+		})
+	}
+	if err := (overlay{lowers: append(dirs, target), options: []string{"ro"}}).mount(target); err == nil {
+		_ = unix.Unmount(target, 0)
+		t.Error("501 layers were mounted: maxLayers can be raised")
+	}
+}
+
 func TestAPathLongerThanTheKernelTakesIsMounted(t *testing.T) {
 	base := filepath.Join(tmpfs(t), strings.Repeat("x", 200), strings.Repeat("y", 200))
 	layers, image := layers(t, 1), conformance.ID(t)

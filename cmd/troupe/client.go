@@ -43,8 +43,16 @@ func (t *target) flag(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&t.socket, "socket", "", "path of the daemon's socket (default "+t.option+" of the configuration)")
 }
 
-// with calls do with a connection to the daemon.
+// with calls do with a connection to the daemon, for as long as a question may
+// take.
 func (t *target) with(ctx context.Context, src config.Source, do func(context.Context, *grpc.ClientConn) error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return t.endlessly(ctx, src, do)
+}
+
+// endlessly is with for what takes as long as it takes.
+func (t *target) endlessly(ctx context.Context, src config.Source, do func(context.Context, *grpc.ClientConn) error) error {
 	path, err := t.path(src)
 	if err != nil {
 		return err
@@ -57,8 +65,6 @@ func (t *target) with(ctx context.Context, src config.Source, do func(context.Co
 		return fmt.Errorf("%s: %s: %w", t.what, path, err)
 	}
 	defer func() { _ = conn.Close() }()
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
 	if err := do(ctx, conn); err != nil {
 		return fmt.Errorf("%s: %s: %s", t.what, path, status.Convert(err).Message())
 	}

@@ -145,7 +145,7 @@ func (d *daemon) startTree(ctx context.Context) (err error) {
 		Node: d.machine.Node, Log: d.log.Logger, Settings: settings,
 		Limits: supervisor.Limits{
 			Start: int64(lanes.Start), Stop: int64(lanes.Stop), Probe: int64(lanes.Probe),
-			Image: int64(lanes.Image), Read: int64(lanes.Read),
+			Image: int64(lanes.Image), Layer: int64(lanes.Layer), Read: int64(lanes.Read),
 		},
 	})
 	if err != nil {

@@ -14,15 +14,15 @@ import (
 )
 
 // inspection is a command that asks the debug socket one question.
-func inspection[R proto.Message](o *options, cmd *cobra.Command,
-	ask func(context.Context, debugv1.IntrospectionClient, []string) (R, error), show func(*table, R),
+func inspection[C any, R proto.Message](o *options, cmd *cobra.Command, client func(grpc.ClientConnInterface) C,
+	ask func(context.Context, C, []string) (R, error), show func(*table, R),
 ) *cobra.Command {
 	var out output
 	on := debugTarget(cmd.Name())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var answer R
 		err := on.with(cmd.Context(), o.source, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
-			answer, err = ask(ctx, debugv1.NewIntrospectionClient(conn), args)
+			answer, err = ask(ctx, client(conn), args)
 			return err
 		})
 		if err != nil {
@@ -39,7 +39,7 @@ func treeCommand(o *options) *cobra.Command {
 	return inspection(o, &cobra.Command{
 		Use:   "tree",
 		Short: "Show every actor: what it is doing, since when, and what it owns",
-	}, func(ctx context.Context, c debugv1.IntrospectionClient, _ []string) (*debugv1.TreeResponse, error) {
+	}, debugv1.NewIntrospectionClient, func(ctx context.Context, c debugv1.IntrospectionClient, _ []string) (*debugv1.TreeResponse, error) {
 		return c.Tree(ctx, &debugv1.TreeRequest{})
 	}, showTree)
 }
@@ -65,9 +65,9 @@ func actorName(a *debugv1.Actor) string {
 func timelineCommand(o *options) *cobra.Command {
 	return inspection(o, &cobra.Command{
 		Use:   "timeline [POD]",
-		Short: "Show what a pod (by id or its beginning) and its containers went through; without one, all",
+		Short: "Show what a pod (by id or its beginning) and its containers went through; without one, all pods and pulls",
 		Args:  cobra.MaximumNArgs(1),
-	}, func(ctx context.Context, c debugv1.IntrospectionClient, args []string) (*debugv1.TimelineResponse, error) {
+	}, debugv1.NewIntrospectionClient, func(ctx context.Context, c debugv1.IntrospectionClient, args []string) (*debugv1.TimelineResponse, error) {
 		return c.Timeline(ctx, &debugv1.TimelineRequest{PodSandboxId: strings.Join(args, "")})
 	}, showTimeline)
 }
@@ -86,8 +86,11 @@ func showTimeline(t *table, r *debugv1.TimelineResponse) {
 
 func showLife(t *table, life *debugv1.Life) {
 	what, id := "pod", life.GetPodSandboxId()
-	if life.GetContainerId() != "" {
+	switch {
+	case life.GetContainerId() != "":
 		what, id = "container", life.GetContainerId()
+	case id == "":
+		what = "pull"
 	}
 	now := life.GetState()
 	if life.GetStep() != "" {
@@ -96,7 +99,7 @@ func showLife(t *table, life *debugv1.Life) {
 	if life.GetError() != "" {
 		now += ": " + life.GetError()
 	}
-	t.line(strings.Map(onOneLine, fmt.Sprintf("%s %s %s: %s", what, short(id), life.GetName(), now)))
+	t.line(strings.Map(onOneLine, strings.Join(strings.Fields(what+" "+short(id)+" "+life.GetName()+": "+now), " ")))
 	var first time.Time
 	for _, e := range life.GetEdges() {
 		at := e.GetAt().AsTime()
@@ -123,34 +126,4 @@ func took(e *debugv1.Edge) string {
 		return duration(d)
 	}
 	return ""
-}
-
-func pullsCommand(o *options) *cobra.Command {
-	return inspection(o, &cobra.Command{
-		Use:   "pulls",
-		Short: "Show the image pulls under way and how far they are",
-	}, func(ctx context.Context, c debugv1.IntrospectionClient, _ []string) (*debugv1.PullsResponse, error) {
-		return c.Pulls(ctx, &debugv1.PullsRequest{})
-	}, showPulls)
-}
-
-func showPulls(t *table, r *debugv1.PullsResponse) {
-	t.row("IMAGE", "STATE", "FOR", "LAYERS", "FETCHED", "OF", "WAITERS")
-	for _, p := range r.GetPulls() {
-		var done int
-		var fetched, total int64
-		for _, l := range p.GetLayers() {
-			if l.GetDone() {
-				done++
-			}
-			fetched += l.GetBytes()
-			if l.GetSize() < 0 || total < 0 {
-				total = -1
-			} else {
-				total += l.GetSize()
-			}
-		}
-		t.row(p.GetReference(), p.GetState(), ago(p.GetSince()), fmt.Sprintf("%d/%d", done, len(p.GetLayers())),
-			size(fetched), size(total), p.GetWaiters())
-	}
 }

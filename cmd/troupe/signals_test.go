@@ -91,7 +91,7 @@ func TestSIGHUPAppliesAndNames(t *testing.T) {
 	waitFor(t, "it is reloaded", func() bool { return strings.Contains(r.log.String(), "msg=reloaded") })
 	for _, want := range []string{
 		`msg="option changed" option=crio.runtime.log_level`,
-		`restart the daemon to apply it" option=troupe.pull_lane from=6 to=1`,
+		`restart the daemon to apply it" option=troupe.pull_lane from=32 to=1`,
 		`not honoured" option=crio.runtime.no_pivot`,
 	} {
 		if !strings.Contains(r.log.String(), want) {

@@ -19,12 +19,12 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/troupe-run/troupe/backends/images"
 	"github.com/troupe-run/troupe/e2e/harness"
+	"go.podman.io/storage/pkg/reexec"
 )
 
 func main() {
-	if images.Init() { // the storage library unpacks in copies of this program
+	if reexec.Init() { // the storage library unpacks in copies of this program
 		return
 	}
 	var o options

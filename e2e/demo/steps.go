@@ -23,6 +23,7 @@ type demo struct {
 	cri      *harness.CRI
 	debug    *harness.CRI
 	inspect  debugv1.IntrospectionClient
+	images   debugv1.ImagesClient
 	image    string
 	pods     []*pod
 }
@@ -79,6 +80,7 @@ func (d *demo) start(ctx context.Context) (err error) {
 		return err
 	}
 	d.inspect = debugv1.NewIntrospectionClient(d.debug.Conn)
+	d.images = debugv1.NewImagesClient(d.debug.Conn)
 	v, err := d.cri.Runtime.Version(ctx, &runtime.VersionRequest{})
 	if err != nil {
 		return err

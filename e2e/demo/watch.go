@@ -36,7 +36,7 @@ func watch(ctx context.Context, look func(context.Context)) (stop func()) {
 func (d *demo) watchPulls(ctx context.Context) func() {
 	last := ""
 	return watch(ctx, func(ctx context.Context) {
-		r, err := d.inspect.Pulls(ctx, &debugv1.PullsRequest{})
+		r, err := d.images.Pulls(ctx, &debugv1.PullsRequest{})
 		if err != nil {
 			return // it is only for show
 		}
@@ -55,9 +55,9 @@ func progress(p *debugv1.Pull) string {
 	for _, l := range p.Layers {
 		eighths := 0
 		if l.Size > 0 {
-			eighths = int(l.Bytes * 8 / l.Size)
+			eighths = int(l.Received * 8 / l.Size)
 		}
-		if l.Done {
+		if l.State == "ready" || l.State == "done" {
 			eighths = 8
 		}
 		eighths = min(eighths, 8)

@@ -172,6 +172,11 @@ func (d *Daemon) Pid() int {
 	return d.cmd.Process.Pid
 }
 
+// Command is a troupe command that asks this daemon's debug socket.
+func (d *Daemon) Command(args ...string) *exec.Cmd {
+	return exec.Command(d.bin, append(args, "--socket", d.DebugSocket)...)
+}
+
 // Kill is SIGKILL: no chance to tidy up.
 func (d *Daemon) Kill() error {
 	if err := d.cmd.Process.Kill(); err != nil {

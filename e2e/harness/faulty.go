@@ -2,23 +2,27 @@ package harness
 
 import (
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 )
 
-// Fault is how a faulty registry fails on blobs.
+// Fault is how a faulty registry fails on blobs; small ones (configurations)
+// are served whole.
 type Fault int32
 
 // The faults.
 const (
-	Healthy Fault = iota
-	Hang          // sends half a blob, then nothing more
-	Cut           // sends half a blob, then closes the connection
-	Corrupt       // sends a blob with one bit changed
+	Healthy   Fault = iota
+	Hang            // sends half of what is asked for, then nothing more
+	Cut             // sends half a blob, then closes the connection, and knows no Range
+	CutRanges       // sends half of what is asked for, then closes the connection
+	Corrupt         // sends a blob with one bit changed
 )
 
 // FaultyRegistry stands in front of a registry and spoils its blobs.
@@ -26,8 +30,14 @@ type FaultyRegistry struct {
 	Host   string
 	server *httptest.Server
 	fault  atomic.Int32
-	free   chan struct{} // closed to let hanging answers go
+
+	mu    sync.Mutex
+	free  chan struct{}  // closed to let hanging answers go
+	asked map[string]int // by digest
 }
+
+// small is what is never spoilt.
+const small = 16 << 10
 
 // StartFaulty puts a faulty registry in front of r.
 func (l *Lab) StartFaulty(r *Registry) (*FaultyRegistry, error) {
@@ -35,11 +45,17 @@ func (l *Lab) StartFaulty(r *Registry) (*FaultyRegistry, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &FaultyRegistry{free: make(chan struct{})}
+	f := &FaultyRegistry{free: make(chan struct{}), asked: map[string]int{}}
 	proxy := httputil.NewSingleHostReverseProxy(target)
 	f.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		_, digest, blob := strings.Cut(req.URL.Path, "/blobs/")
+		if blob = blob && req.Method == http.MethodGet; blob {
+			f.mu.Lock()
+			f.asked[digest]++
+			f.mu.Unlock()
+		}
 		fault := Fault(f.fault.Load())
-		if fault == Healthy || req.Method != http.MethodGet || !strings.Contains(req.URL.Path, "/blobs/") {
+		if fault == Healthy || !blob {
 			proxy.ServeHTTP(w, req)
 			return
 		}
@@ -47,7 +63,7 @@ func (l *Lab) StartFaulty(r *Registry) (*FaultyRegistry, error) {
 	}))
 	f.Host = f.server.Listener.Addr().String()
 	l.OnClose(func() error {
-		close(f.free)
+		f.Release()
 		f.server.CloseClientConnections()
 		f.server.Close()
 		return nil
@@ -58,22 +74,57 @@ func (l *Lab) StartFaulty(r *Registry) (*FaultyRegistry, error) {
 // Set chooses the fault for the blobs asked for from now on.
 func (f *FaultyRegistry) Set(fault Fault) { f.fault.Store(int32(fault)) }
 
+// Release closes the connections of answers that hang.
+func (f *FaultyRegistry) Release() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	close(f.free)
+	f.free = make(chan struct{})
+}
+
+// Asked is how often a blob was asked for, whatever came of it.
+func (f *FaultyRegistry) Asked(digest string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.asked[digest]
+}
+
+func (f *FaultyRegistry) released() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.free
+}
+
 func (f *FaultyRegistry) spoil(w http.ResponseWriter, req *http.Request, target string, fault Fault) {
-	resp, err := http.Get(target + req.URL.RequestURI())
+	out, err := http.NewRequestWithContext(req.Context(), http.MethodGet, target+req.URL.RequestURI(), nil)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadGateway)
+		return
+	}
+	out.Header = req.Header.Clone() // whose it is, and from where it is to go on
+	if fault == Cut {
+		out.Header.Del("Range")
+	}
+	resp, err := http.DefaultClient.Do(out)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadGateway)
 		return
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != http.StatusOK {
-		http.Error(w, "no such blob", resp.StatusCode)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadGateway)
 		return
 	}
-	w.Header().Set("Content-Length", resp.Header.Get("Content-Length"))
+	maps.Copy(w.Header(), resp.Header)
+	w.WriteHeader(resp.StatusCode)
+	if resp.StatusCode >= http.StatusMultipleChoices || len(body) < small {
+		_, _ = w.Write(body) // the client may have gone
+		return
+	}
 	if fault == Corrupt {
 		body[len(body)/2] ^= 1
-		_, _ = w.Write(body) // the client may have gone
+		_, _ = w.Write(body)
 		return
 	}
 	_, _ = w.Write(body[:len(body)/2])
@@ -81,7 +132,7 @@ func (f *FaultyRegistry) spoil(w http.ResponseWriter, req *http.Request, target 
 	if fault == Hang {
 		select {
 		case <-req.Context().Done():
-		case <-f.free:
+		case <-f.released():
 		}
 	}
 	panic(http.ErrAbortHandler) // closes the connection half-way through the answer

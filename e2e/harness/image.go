@@ -28,6 +28,7 @@ type ImageSpec struct {
 	Links                map[string]string // symbolic links of the second layer, which replace what is there
 	Ballast              []int             // further layers of that many incompressible bytes
 	Zeros                int               // a further layer of that many zeros: small until it is unpacked
+	More                 []*Layer          // further layers
 	Layers               []*Layer          // instead of busybox's layer; Passwd then has no effect
 }
 
@@ -91,6 +92,9 @@ func BuildImage(spec ImageSpec) (*Image, error) {
 		extra := &Layer{}
 		extra.File("zeros", make([]byte, spec.Zeros), 0o644)
 		tars = append(tars, extra.done())
+	}
+	for _, l := range spec.More {
+		tars = append(tars, l.done())
 	}
 	return assemble(spec, tars)
 }

@@ -39,6 +39,12 @@ func (l *Layer) HardLink(name, to string) {
 	l.add(tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: to, Mode: 0o755}, nil)
 }
 
+// Device adds a device that everybody may read and write: tar.TypeBlock or
+// tar.TypeChar.
+func (l *Layer) Device(kind byte, name string, major, minor int64) {
+	l.add(tar.Header{Typeflag: kind, Name: name, Devmajor: major, Devminor: minor, Mode: 0o666}, nil)
+}
+
 func (l *Layer) add(h tar.Header, content []byte) {
 	if l.tar == nil {
 		l.tar = tar.NewWriter(&l.buf)

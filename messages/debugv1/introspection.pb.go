@@ -255,7 +255,7 @@ func (x *TimelineRequest) GetPodSandboxId() string {
 
 type TimelineResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Lives         []*Life                `protobuf:"bytes,1,rep,name=lives,proto3" json:"lives,omitempty"` // a pod, then its containers, oldest first
+	Lives         []*Life                `protobuf:"bytes,1,rep,name=lives,proto3" json:"lives,omitempty"` // a pod, then its containers, oldest first; then the pulls
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -297,12 +297,12 @@ func (x *TimelineResponse) GetLives() []*Life {
 	return nil
 }
 
-// Life is one pod or one container.
+// Life is one pod, one container, or one pull.
 type Life struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	PodSandboxId  string                 `protobuf:"bytes,1,opt,name=pod_sandbox_id,json=podSandboxId,proto3" json:"pod_sandbox_id,omitempty"`
-	ContainerId   string                 `protobuf:"bytes,2,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"` // empty: the pod itself
-	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`                                  // namespace/name of a pod, name of a container
+	PodSandboxId  string                 `protobuf:"bytes,1,opt,name=pod_sandbox_id,json=podSandboxId,proto3" json:"pod_sandbox_id,omitempty"` // empty: a pull
+	ContainerId   string                 `protobuf:"bytes,2,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`      // empty: the pod itself
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`                                       // namespace/name of a pod, name of a container, reference of an image
 	State         string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
 	Step          string                 `protobuf:"bytes,5,opt,name=step,proto3" json:"step,omitempty"`   // the step a worker is busy with, or empty
 	Since         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=since,proto3" json:"since,omitempty"` // of the state, or of the step
@@ -483,230 +483,6 @@ func (x *Edge) GetError() string {
 	return ""
 }
 
-type PullsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *PullsRequest) Reset() {
-	*x = PullsRequest{}
-	mi := &file_introspection_proto_msgTypes[7]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *PullsRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*PullsRequest) ProtoMessage() {}
-
-func (x *PullsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_introspection_proto_msgTypes[7]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use PullsRequest.ProtoReflect.Descriptor instead.
-func (*PullsRequest) Descriptor() ([]byte, []int) {
-	return file_introspection_proto_rawDescGZIP(), []int{7}
-}
-
-type PullsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Pulls         []*Pull                `protobuf:"bytes,1,rep,name=pulls,proto3" json:"pulls,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *PullsResponse) Reset() {
-	*x = PullsResponse{}
-	mi := &file_introspection_proto_msgTypes[8]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *PullsResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*PullsResponse) ProtoMessage() {}
-
-func (x *PullsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_introspection_proto_msgTypes[8]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use PullsResponse.ProtoReflect.Descriptor instead.
-func (*PullsResponse) Descriptor() ([]byte, []int) {
-	return file_introspection_proto_rawDescGZIP(), []int{8}
-}
-
-func (x *PullsResponse) GetPulls() []*Pull {
-	if x != nil {
-		return x.Pulls
-	}
-	return nil
-}
-
-type Pull struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reference     string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
-	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"` // resolving, fetching, committing
-	Since         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
-	Layers        []*Layer               `protobuf:"bytes,4,rep,name=layers,proto3" json:"layers,omitempty"`
-	Waiters       int64                  `protobuf:"varint,5,opt,name=waiters,proto3" json:"waiters,omitempty"` // callers that wait for it
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Pull) Reset() {
-	*x = Pull{}
-	mi := &file_introspection_proto_msgTypes[9]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Pull) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Pull) ProtoMessage() {}
-
-func (x *Pull) ProtoReflect() protoreflect.Message {
-	mi := &file_introspection_proto_msgTypes[9]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Pull.ProtoReflect.Descriptor instead.
-func (*Pull) Descriptor() ([]byte, []int) {
-	return file_introspection_proto_rawDescGZIP(), []int{9}
-}
-
-func (x *Pull) GetReference() string {
-	if x != nil {
-		return x.Reference
-	}
-	return ""
-}
-
-func (x *Pull) GetState() string {
-	if x != nil {
-		return x.State
-	}
-	return ""
-}
-
-func (x *Pull) GetSince() *timestamppb.Timestamp {
-	if x != nil {
-		return x.Since
-	}
-	return nil
-}
-
-func (x *Pull) GetLayers() []*Layer {
-	if x != nil {
-		return x.Layers
-	}
-	return nil
-}
-
-func (x *Pull) GetWaiters() int64 {
-	if x != nil {
-		return x.Waiters
-	}
-	return 0
-}
-
-type Layer struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Digest        string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
-	Bytes         int64                  `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"` // fetched so far
-	Size          int64                  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`   // -1: the manifest does not say
-	Done          bool                   `protobuf:"varint,4,opt,name=done,proto3" json:"done,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Layer) Reset() {
-	*x = Layer{}
-	mi := &file_introspection_proto_msgTypes[10]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Layer) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Layer) ProtoMessage() {}
-
-func (x *Layer) ProtoReflect() protoreflect.Message {
-	mi := &file_introspection_proto_msgTypes[10]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Layer.ProtoReflect.Descriptor instead.
-func (*Layer) Descriptor() ([]byte, []int) {
-	return file_introspection_proto_rawDescGZIP(), []int{10}
-}
-
-func (x *Layer) GetDigest() string {
-	if x != nil {
-		return x.Digest
-	}
-	return ""
-}
-
-func (x *Layer) GetBytes() int64 {
-	if x != nil {
-		return x.Bytes
-	}
-	return 0
-}
-
-func (x *Layer) GetSize() int64 {
-	if x != nil {
-		return x.Size
-	}
-	return 0
-}
-
-func (x *Layer) GetDone() bool {
-	if x != nil {
-		return x.Done
-	}
-	return false
-}
-
 var File_introspection_proto protoreflect.FileDescriptor
 
 const file_introspection_proto_rawDesc = "" +
@@ -743,25 +519,10 @@ const file_introspection_proto_rawDesc = "" +
 	"\x02to\x18\x03 \x01(\tR\x02to\x12\x12\n" +
 	"\x04step\x18\x04 \x01(\tR\x04step\x12-\n" +
 	"\x04took\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04took\x12\x14\n" +
-	"\x05error\x18\x06 \x01(\tR\x05error\"\x0e\n" +
-	"\fPullsRequest\"<\n" +
-	"\rPullsResponse\x12+\n" +
-	"\x05pulls\x18\x01 \x03(\v2\x15.troupe.debug.v1.PullR\x05pulls\"\xb6\x01\n" +
-	"\x04Pull\x12\x1c\n" +
-	"\treference\x18\x01 \x01(\tR\treference\x12\x14\n" +
-	"\x05state\x18\x02 \x01(\tR\x05state\x120\n" +
-	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12.\n" +
-	"\x06layers\x18\x04 \x03(\v2\x16.troupe.debug.v1.LayerR\x06layers\x12\x18\n" +
-	"\awaiters\x18\x05 \x01(\x03R\awaiters\"]\n" +
-	"\x05Layer\x12\x16\n" +
-	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x14\n" +
-	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x12\n" +
-	"\x04size\x18\x03 \x01(\x03R\x04size\x12\x12\n" +
-	"\x04done\x18\x04 \x01(\bR\x04done2\xed\x01\n" +
+	"\x05error\x18\x06 \x01(\tR\x05error2\xa5\x01\n" +
 	"\rIntrospection\x12C\n" +
 	"\x04Tree\x12\x1c.troupe.debug.v1.TreeRequest\x1a\x1d.troupe.debug.v1.TreeResponse\x12O\n" +
-	"\bTimeline\x12 .troupe.debug.v1.TimelineRequest\x1a!.troupe.debug.v1.TimelineResponse\x12F\n" +
-	"\x05Pulls\x12\x1d.troupe.debug.v1.PullsRequest\x1a\x1e.troupe.debug.v1.PullsResponseB/Z-github.com/troupe-run/troupe/messages/debugv1b\x06proto3"
+	"\bTimeline\x12 .troupe.debug.v1.TimelineRequest\x1a!.troupe.debug.v1.TimelineResponseB/Z-github.com/troupe-run/troupe/messages/debugv1b\x06proto3"
 
 var (
 	file_introspection_proto_rawDescOnce sync.Once
@@ -775,7 +536,7 @@ func file_introspection_proto_rawDescGZIP() []byte {
 	return file_introspection_proto_rawDescData
 }
 
-var file_introspection_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_introspection_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_introspection_proto_goTypes = []any{
 	(*TreeRequest)(nil),           // 0: troupe.debug.v1.TreeRequest
 	(*TreeResponse)(nil),          // 1: troupe.debug.v1.TreeResponse
@@ -784,35 +545,26 @@ var file_introspection_proto_goTypes = []any{
 	(*TimelineResponse)(nil),      // 4: troupe.debug.v1.TimelineResponse
 	(*Life)(nil),                  // 5: troupe.debug.v1.Life
 	(*Edge)(nil),                  // 6: troupe.debug.v1.Edge
-	(*PullsRequest)(nil),          // 7: troupe.debug.v1.PullsRequest
-	(*PullsResponse)(nil),         // 8: troupe.debug.v1.PullsResponse
-	(*Pull)(nil),                  // 9: troupe.debug.v1.Pull
-	(*Layer)(nil),                 // 10: troupe.debug.v1.Layer
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 12: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 8: google.protobuf.Duration
 }
 var file_introspection_proto_depIdxs = []int32{
-	2,  // 0: troupe.debug.v1.TreeResponse.actors:type_name -> troupe.debug.v1.Actor
-	11, // 1: troupe.debug.v1.Actor.since:type_name -> google.protobuf.Timestamp
-	5,  // 2: troupe.debug.v1.TimelineResponse.lives:type_name -> troupe.debug.v1.Life
-	11, // 3: troupe.debug.v1.Life.since:type_name -> google.protobuf.Timestamp
-	6,  // 4: troupe.debug.v1.Life.edges:type_name -> troupe.debug.v1.Edge
-	11, // 5: troupe.debug.v1.Edge.at:type_name -> google.protobuf.Timestamp
-	12, // 6: troupe.debug.v1.Edge.took:type_name -> google.protobuf.Duration
-	9,  // 7: troupe.debug.v1.PullsResponse.pulls:type_name -> troupe.debug.v1.Pull
-	11, // 8: troupe.debug.v1.Pull.since:type_name -> google.protobuf.Timestamp
-	10, // 9: troupe.debug.v1.Pull.layers:type_name -> troupe.debug.v1.Layer
-	0,  // 10: troupe.debug.v1.Introspection.Tree:input_type -> troupe.debug.v1.TreeRequest
-	3,  // 11: troupe.debug.v1.Introspection.Timeline:input_type -> troupe.debug.v1.TimelineRequest
-	7,  // 12: troupe.debug.v1.Introspection.Pulls:input_type -> troupe.debug.v1.PullsRequest
-	1,  // 13: troupe.debug.v1.Introspection.Tree:output_type -> troupe.debug.v1.TreeResponse
-	4,  // 14: troupe.debug.v1.Introspection.Timeline:output_type -> troupe.debug.v1.TimelineResponse
-	8,  // 15: troupe.debug.v1.Introspection.Pulls:output_type -> troupe.debug.v1.PullsResponse
-	13, // [13:16] is the sub-list for method output_type
-	10, // [10:13] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	2, // 0: troupe.debug.v1.TreeResponse.actors:type_name -> troupe.debug.v1.Actor
+	7, // 1: troupe.debug.v1.Actor.since:type_name -> google.protobuf.Timestamp
+	5, // 2: troupe.debug.v1.TimelineResponse.lives:type_name -> troupe.debug.v1.Life
+	7, // 3: troupe.debug.v1.Life.since:type_name -> google.protobuf.Timestamp
+	6, // 4: troupe.debug.v1.Life.edges:type_name -> troupe.debug.v1.Edge
+	7, // 5: troupe.debug.v1.Edge.at:type_name -> google.protobuf.Timestamp
+	8, // 6: troupe.debug.v1.Edge.took:type_name -> google.protobuf.Duration
+	0, // 7: troupe.debug.v1.Introspection.Tree:input_type -> troupe.debug.v1.TreeRequest
+	3, // 8: troupe.debug.v1.Introspection.Timeline:input_type -> troupe.debug.v1.TimelineRequest
+	1, // 9: troupe.debug.v1.Introspection.Tree:output_type -> troupe.debug.v1.TreeResponse
+	4, // 10: troupe.debug.v1.Introspection.Timeline:output_type -> troupe.debug.v1.TimelineResponse
+	9, // [9:11] is the sub-list for method output_type
+	7, // [7:9] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_introspection_proto_init() }
@@ -826,7 +578,7 @@ func file_introspection_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_introspection_proto_rawDesc), len(file_introspection_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

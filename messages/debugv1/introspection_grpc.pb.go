@@ -26,7 +26,6 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Introspection_Tree_FullMethodName     = "/troupe.debug.v1.Introspection/Tree"
 	Introspection_Timeline_FullMethodName = "/troupe.debug.v1.Introspection/Timeline"
-	Introspection_Pulls_FullMethodName    = "/troupe.debug.v1.Introspection/Pulls"
 )
 
 // IntrospectionClient is the client API for Introspection service.
@@ -36,10 +35,8 @@ type IntrospectionClient interface {
 	// Tree is every actor there is, parents before children.
 	Tree(ctx context.Context, in *TreeRequest, opts ...grpc.CallOption) (*TreeResponse, error)
 	// Timeline is what a pod and its containers went through, and what they are
-	// doing now.
+	// doing now; without a pod that of the image pulls too.
 	Timeline(ctx context.Context, in *TimelineRequest, opts ...grpc.CallOption) (*TimelineResponse, error)
-	// Pulls are the image pulls under way.
-	Pulls(ctx context.Context, in *PullsRequest, opts ...grpc.CallOption) (*PullsResponse, error)
 }
 
 type introspectionClient struct {
@@ -70,16 +67,6 @@ func (c *introspectionClient) Timeline(ctx context.Context, in *TimelineRequest,
 	return out, nil
 }
 
-func (c *introspectionClient) Pulls(ctx context.Context, in *PullsRequest, opts ...grpc.CallOption) (*PullsResponse, error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(PullsResponse)
-	err := c.cc.Invoke(ctx, Introspection_Pulls_FullMethodName, in, out, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
 // IntrospectionServer is the server API for Introspection service.
 // All implementations must embed UnimplementedIntrospectionServer
 // for forward compatibility.
@@ -87,10 +74,8 @@ type IntrospectionServer interface {
 	// Tree is every actor there is, parents before children.
 	Tree(context.Context, *TreeRequest) (*TreeResponse, error)
 	// Timeline is what a pod and its containers went through, and what they are
-	// doing now.
+	// doing now; without a pod that of the image pulls too.
 	Timeline(context.Context, *TimelineRequest) (*TimelineResponse, error)
-	// Pulls are the image pulls under way.
-	Pulls(context.Context, *PullsRequest) (*PullsResponse, error)
 	mustEmbedUnimplementedIntrospectionServer()
 }
 
@@ -106,9 +91,6 @@ func (UnimplementedIntrospectionServer) Tree(context.Context, *TreeRequest) (*Tr
 }
 func (UnimplementedIntrospectionServer) Timeline(context.Context, *TimelineRequest) (*TimelineResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Timeline not implemented")
-}
-func (UnimplementedIntrospectionServer) Pulls(context.Context, *PullsRequest) (*PullsResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method Pulls not implemented")
 }
 func (UnimplementedIntrospectionServer) mustEmbedUnimplementedIntrospectionServer() {}
 func (UnimplementedIntrospectionServer) testEmbeddedByValue()                       {}
@@ -167,24 +149,6 @@ func _Introspection_Timeline_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
-func _Introspection_Pulls_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(PullsRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(IntrospectionServer).Pulls(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: Introspection_Pulls_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(IntrospectionServer).Pulls(ctx, req.(*PullsRequest))
-	}
-	return interceptor(ctx, in, info, handler)
-}
-
 // Introspection_ServiceDesc is the grpc.ServiceDesc for Introspection service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -199,10 +163,6 @@ var Introspection_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Timeline",
 			Handler:    _Introspection_Timeline_Handler,
-		},
-		{
-			MethodName: "Pulls",
-			Handler:    _Introspection_Pulls_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

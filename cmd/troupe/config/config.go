@@ -124,7 +124,7 @@ type Troupe struct {
 }
 
 // Lanes bound how many calls of one sort run at a time; the others queue.
-type Lanes struct{ Start, Stop, Probe, Image, Read int }
+type Lanes struct{ Start, Stop, Probe, Image, Layer, Read int }
 
 // clone is a copy that shares nothing a file can change.
 func (c *Config) clone() *Config {

@@ -1,0 +1,58 @@
+package simulations
+
+import "slices"
+
+// downloads is how many layers are fetched at a time: few, so that some wait.
+const downloads = 3
+
+// simLane is a lane with a limit; the order is the real one's
+// (supervisor/gate.go). Only that of the layers is simulated: the others are
+// wide enough for what waits in them.
+type simLane struct {
+	free    int
+	waiting []*simTicket
+}
+
+type simTicket struct {
+	job *simJob
+	p   *proc
+	in  bool
+}
+
+// enter waits for a place, or for the end of the job's context; it says whether
+// there is one to leave.
+func (l *simLane) enter(p *proc, job *simJob) bool {
+	if job.ctx.Err() != nil {
+		return false
+	}
+	if l.free > 0 {
+		l.free--
+		return true
+	}
+	t := &simTicket{job: job, p: p}
+	l.waiting = append(l.waiting, t)
+	for !t.in && job.ctx.Err() == nil {
+		p.park()
+	}
+	if !t.in {
+		l.waiting = slices.DeleteFunc(l.waiting, func(o *simTicket) bool { return o == t })
+	}
+	return t.in
+}
+
+func (l *simLane) leave() {
+	if len(l.waiting) == 0 {
+		l.free++
+		return
+	}
+	next := 0
+	for i, t := range l.waiting {
+		if t.job.Rank > l.waiting[next].job.Rank {
+			next = i
+		}
+	}
+	t := l.waiting[next]
+	l.waiting = slices.Delete(l.waiting, next, next+1)
+	t.in = true
+	t.p.wake()
+}

@@ -1,0 +1,91 @@
+package supervisor
+
+import (
+	"container/heap"
+	"context"
+	"sync"
+)
+
+// gate lets a number of jobs in at a time. Of those that wait the one with the
+// highest rank goes first, among equals the one that came first.
+type gate struct {
+	mu      sync.Mutex
+	free    int64
+	waiting ranked
+	came    uint64
+}
+
+type ticket struct {
+	rank int64
+	came uint64
+	in   chan struct{} // closed when its turn has come
+	gone bool          // its owner waits no more
+}
+
+func newGate(places int64) *gate { return &gate{free: places} }
+
+// enter waits for a place, which leave gives back, or for the end of ctx.
+func (g *gate) enter(ctx context.Context, rank int64) error {
+	g.mu.Lock()
+	if ctx.Err() == nil && g.free > 0 {
+		g.free--
+		g.mu.Unlock()
+		return nil
+	}
+	g.came++
+	t := &ticket{rank: rank, came: g.came, in: make(chan struct{})}
+	heap.Push(&g.waiting, t)
+	g.mu.Unlock()
+	select {
+	case <-t.in:
+		return nil
+	case <-ctx.Done():
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	select {
+	case <-t.in: // at the same moment: it has the place
+		return nil
+	default:
+		t.gone = true
+		return ctx.Err()
+	}
+}
+
+// leave gives the place to the next.
+func (g *gate) leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for len(g.waiting) > 0 {
+		if t := heap.Pop(&g.waiting).(*ticket); !t.gone {
+			close(t.in)
+			return
+		}
+	}
+	g.free++
+}
+
+// ranked is a heap (container/heap) of those who wait.
+type ranked []*ticket
+
+func (r ranked) Len() int { return len(r) }
+
+func (r ranked) Less(i, j int) bool {
+	if r[i].rank != r[j].rank {
+		return r[i].rank > r[j].rank
+	}
+	return r[i].came < r[j].came
+}
+
+func (r ranked) Swap(i, j int) { r[i], r[j] = r[j], r[i] }
+
+func (r *ranked) Push(t any) { *r = append(*r, t.(*ticket)) }
+
+func (r *ranked) Pop() any {
+	old := *r
+	last := len(old) - 1
+	t := old[last]
+	old[last] = nil
+	*r = old[:last]
+	return t
+}

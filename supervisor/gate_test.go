@@ -1,0 +1,44 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+)
+
+func TestOfThoseThatWaitTheHighestRankGoesFirstAndThenTheOldest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, order := newGate(1), []string{}
+		if err := g.enter(t.Context(), 0); err != nil {
+			t.Fatal(err)
+		}
+		impatient, leave := context.WithCancel(t.Context())
+		var failed error
+		go func() { failed = g.enter(impatient, 9) }()
+		for i, rank := range []int64{2, 5, 2, 7, 0} {
+			synctest.Wait()
+			go func() {
+				if err := g.enter(t.Context(), rank); err != nil {
+					t.Error(err)
+				}
+				order = append(order, fmt.Sprint(rank, "#", i))
+				g.leave()
+			}()
+		}
+		synctest.Wait()
+		leave()
+		synctest.Wait()
+		if failed == nil || len(order) != 0 {
+			t.Errorf("who left got %v; in are %v", failed, order)
+		}
+		g.leave()
+		synctest.Wait()
+		if got := fmt.Sprint(order); got != "[7#3 5#1 2#0 2#2 0#4]" {
+			t.Errorf("they went in the order %s", got)
+		}
+		if g.free != 1 {
+			t.Errorf("%d places are free at the end", g.free)
+		}
+	})
+}
