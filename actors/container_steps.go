@@ -53,7 +53,20 @@ func removeContainerRecord(ctx context.Context, n *backends.Node, p *containerPl
 	return nil
 }
 
+// mayUse asks the policy again for each container: the image may have been
+// pulled for a namespace whose policy is another.
+func (p *containerPlan) mayUse(ctx context.Context, n *backends.Node, image *runtime.ImageSpec, id string) error {
+	name := image.GetUserSpecifiedImage()
+	if name == "" {
+		name = image.GetImage()
+	}
+	return n.Images.Allowed(ctx, backends.ImageUse{ImageID: id, Name: name, Namespace: p.pod.Config.GetMetadata().GetNamespace()})
+}
+
 func mountRootfs(ctx context.Context, n *backends.Node, p *containerPlan) (err error) {
+	if err := p.mayUse(ctx, n, p.Config.GetImage(), p.Image.ID); err != nil {
+		return err
+	}
 	p.Labels, err = n.Bundles.Labels(ctx, backends.LabelRequest{Pod: p.Pod, PodConfig: p.pod.Config, Config: p.Config})
 	if err != nil {
 		return err

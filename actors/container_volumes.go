@@ -84,6 +84,16 @@ func (p *containerPlan) anonymous() []string {
 }
 
 func mountVolumes(ctx context.Context, n *backends.Node, p *containerPlan) (err error) {
+	next := 0
+	for _, m := range p.Config.GetMounts() {
+		if m.GetImage().GetImage() == "" {
+			continue
+		}
+		if err := p.mayUse(ctx, n, m.GetImage(), p.Volumes[next].ImageID); err != nil {
+			return fmt.Errorf("mount %s: %w", m.GetContainerPath(), err)
+		}
+		next++
+	}
 	p.Mounted, err = n.Volumes.Mount(ctx, backends.VolumesRequest{
 		Pod: p.Pod, Container: p.ID, Images: p.Volumes, Anonymous: p.anonymous(), Rootfs: p.Rootfs,
 	})

@@ -294,6 +294,10 @@ type Images interface {
 	// Commit puts the fetched layers into the store, in order, and records the
 	// image. What went away since it was fetched is fetched again.
 	Commit(ctx context.Context, r PullRequest, m Manifest) (messages.Image, error)
+	// Allowed asks the signature policy of a pod's namespace about an image that
+	// is here, by the signatures that came with it: another namespace may have
+	// pulled it. Kind SignatureValidationFailed when it says no.
+	Allowed(ctx context.Context, u ImageUse) error
 	List(ctx context.Context) ([]messages.Image, error)
 	// Remove removes all names of the image, its record, and the layers that
 	// nothing else uses. NotFound is a success.
@@ -307,6 +311,13 @@ type PullRequest struct {
 	Auth      *messages.Auth
 	Namespace string // of the pod it is for: chooses the signature policy; "": the node's
 	Source    string // where its bytes are when not in a registry: "docker-archive:/path", "oci:/dir", …; only the daemon's own socket sets it
+}
+
+// ImageUse is an image that a pod is going to run or mount.
+type ImageUse struct {
+	ImageID   string
+	Name      string // as the pod names it; an id or "" where the caller does not know
+	Namespace string
 }
 
 // Progress is how far Fetch is with one layer.
@@ -332,8 +343,9 @@ type Layer struct {
 	DiffID    string // of the uncompressed layer
 	Size      int64  // of the blob; -1 when the manifest does not say
 	MediaType string
-
-	Annotations map[string]string // of its descriptor
+	// Annotations are the manifest's for this layer: the wrapped keys of an
+	// encrypted one, the table of contents of a zstd:chunked one.
+	Annotations map[string]string
 }
 
 // Journal keeps the records of pods and containers: one small file each,

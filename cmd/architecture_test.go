@@ -59,6 +59,7 @@ var onlyIn = map[string][]string{
 	"github.com/containernetworking/cni":          {"backends/cni"},
 	"github.com/containerd/nri":                   {"backends/nri", "e2e"},
 	"github.com/google/nftables":                  {"backends/cni"},
+	"github.com/containers/ocicrypt":              {"backends/images", "e2e"},
 	"go.podman.io/image/v5":                       {"backends/images", "backends/fake", "e2e"},
 	"go.podman.io/common":                         {"backends/bundles"},
 	"tags.cncf.io/container-device-interface":     {"backends/bundles"},

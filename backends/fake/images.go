@@ -66,6 +66,9 @@ func (b imagesBackend) List(ctx context.Context) ([]messages.Image, error) {
 	})
 }
 
+// Allowed: the fake node has no policy.
+func (b imagesBackend) Allowed(ctx context.Context, _ backends.ImageUse) error { return ctx.Err() }
+
 // Remove does not look at who uses the image: that is the actors' business,
 // and Invariants sees a root that has lost its layers. Half done, the image has
 // lost its names.

@@ -33,6 +33,9 @@ func (s *Store) commitArtifact(ctx context.Context, r backends.PullRequest, m ba
 		}
 		return messages.Image{}, storeError(err, "artifact %s", m.Ref)
 	}
+	if err := s.keepArtifactSignatures(res, m.ConfigID); err != nil {
+		return messages.Image{}, storeError(err, "signatures of artifact %s", m.Ref)
+	}
 	s.dropFetched(m.Layers)
 	if err := s.takeNames(res, m.ConfigID); err != nil {
 		return messages.Image{}, storeError(err, "naming artifact %s", m.Ref)
@@ -164,7 +167,7 @@ func (s *Store) describeArtifact(r artifactRecord) messages.Image {
 	tags, digests := names(&storage.Image{Names: r.Names, NamesHistory: r.History}, tops)
 	return messages.Image{
 		ID: r.ID, RepoTags: tags, RepoDigests: digests,
-		Size: max(r.size(), 1), Pinned: s.pinned(tags, digests), Artifact: true,
+		Size: max(r.size(), 1), Pinned: s.rules.Load().pinned(tags, digests), Artifact: true,
 	}
 }
 

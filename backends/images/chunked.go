@@ -40,7 +40,7 @@ func (s *Store) stageChunked(ctx context.Context, res *resolved, l backends.Laye
 		seen:  func(n int64) { m.received(bytes.Add(n)) },
 		limit: s.cfg.PullProgressTimeout, stalled: func() { cancel(errNoProgress) },
 	}
-	if tocOf(l) == "" || !source.can() {
+	if isEncrypted(l.MediaType) || tocOf(l) == "" || !source.can() {
 		return nil, nil
 	}
 	out, err := s.runDiffer(ctx, l, source)

@@ -45,6 +45,9 @@ func (s *Store) Commit(ctx context.Context, r backends.PullRequest, m backends.M
 	if err := s.record(res, top); err != nil {
 		return messages.Image{}, storeError(err, "recording image %s", m.Ref)
 	}
+	if err := s.keepSignatures(res); err != nil {
+		return messages.Image{}, storeError(err, "signatures of image %s", m.Ref)
+	}
 	// The library syncs the files it records in, not their names. Whoever has
 	// the answer may count on the image, and one sync carries the renames and
 	// records of the layers too: they came before the image's.

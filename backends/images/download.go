@@ -202,7 +202,11 @@ func (d *download) loop(ctx context.Context) error {
 			try, pause = 1, firstPause
 		}
 		switch {
-		case ctx.Err() != nil, errors.Is(err, errNoProgress), errors.Is(err, errTooLong), isFull(err):
+		case ctx.Err() != nil, errors.Is(err, errTooLong), isFull(err):
+			return err
+		case (try >= downloadTries || registryKind(ctx, err) != messages.RegistryUnavailable) && elsewhere(d.source, err):
+			try, pause = 0, firstPause // this place is of no use; what is here is the same everywhere
+		case errors.Is(err, errNoProgress):
 			return err
 		case registryKind(ctx, err) != messages.RegistryUnavailable:
 			return err

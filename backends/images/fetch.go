@@ -149,7 +149,11 @@ func (s *Store) unpackTry(ctx context.Context, l backends.Layer, bytes *follower
 		return nil, err
 	}
 	defer s.cores.Release(1)
-	plain, err := decompress(bytes, fast)
+	packed, err := s.decrypted(l, bytes)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := decompress(packed, fast)
 	if err != nil {
 		return nil, fmt.Errorf("decompressing: %w", err)
 	}

@@ -120,8 +120,8 @@ func FuzzManifest(f *testing.F) {
 		s, err := fuzzStore()
 		ok(t, err)
 		source := &stranger{ref: ref, top: top, image: image, config: config, kind: mimes[int(kind)%len(mimes)], inner: mimes[int(inner)%len(mimes)]}
-		res := &resolved{source: source, named: named}
-		m, err := s.read(context.Background(), s.systemFor(nil, "registry.test"), res)
+		res := &resolved{source: source, named: named, rules: s.rules.Load()}
+		m, err := s.read(context.Background(), s.rules.Load().systemFor(nil, named), res, "")
 		if err != nil {
 			var classified *messages.Error
 			if !errors.As(err, &classified) || len(err.Error()) > 16<<10 {

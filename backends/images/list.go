@@ -70,7 +70,9 @@ func (s *Store) describe(record *storage.Image) (messages.Image, error) {
 	tags, digests := names(record, f.tops)
 	return messages.Image{
 		ID: record.ID, RepoTags: tags, RepoDigests: digests,
-		Size: f.size, Layers: f.layers, Pinned: s.pinned(tags, digests), Config: f.config,
+		Size: f.size, Layers: f.layers, Config: f.config,
+		// What cannot be removed the kubelet shall not try to.
+		Pinned: record.ReadOnly || s.rules.Load().pinned(tags, digests),
 	}, nil
 }
 
@@ -250,9 +252,9 @@ func names(record *storage.Image, tops []digest.Digest) (tags, digests []string)
 
 // pinned matches pinned_images of crio.conf(5): exact, a glob at the end, or a
 // keyword between two stars.
-func (s *Store) pinned(tags, digests []string) bool {
+func (r *rules) pinned(tags, digests []string) bool {
 	for _, name := range append(slices.Clone(tags), digests...) {
-		for _, pattern := range s.cfg.PinnedImages {
+		for _, pattern := range r.PinnedImages {
 			prefix, glob := strings.CutSuffix(pattern, "*")
 			keyword, both := strings.CutPrefix(prefix, "*")
 			switch {

@@ -51,15 +51,17 @@ func (s *Store) resolveSource(ctx context.Context, r backends.PullRequest) (back
 	if err := os.MkdirAll(s.loadDir(), 0o700); err != nil {
 		return backends.Manifest{}, storeError(err, "loading %s", r.Source)
 	}
-	sys := s.systemFor(nil, "")
+	rules := s.rules.Load()
+	copied := rules.system
+	sys := &copied
 	sys.BigFilesTemporaryDir = s.loadDir()
 	open := func(ctx context.Context) (opened, error) { return openSource(ctx, sys, r.Source, wanted) }
 	first, err := open(ctx)
 	if err != nil {
 		return backends.Manifest{}, sourceError(ctx, err, r.Source)
 	}
-	res := &resolved{source: first, named: first.names[0], also: first.names[1:]}
-	m, err := s.read(ctx, sys, res)
+	res := &resolved{source: first, named: first.names[0], also: first.names[1:], rules: rules}
+	m, err := s.read(ctx, sys, res, r.Namespace)
 	if err != nil {
 		first.close()
 		return backends.Manifest{}, sourceError(ctx, err, r.Source)

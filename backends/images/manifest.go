@@ -98,7 +98,7 @@ func layersOf(res *resolved, parsed manifest.Manifest) ([]backends.Layer, error)
 	}
 	layers := make([]backends.Layer, 0, len(infos))
 	for i, info := range infos {
-		if err := checkLayer(info); err != nil {
+		if err := res.checkLayer(info); err != nil {
 			return nil, messages.Errorf(messages.Precondition, "layer %d of %s: %w", i+1, res.named, err)
 		}
 		diffID := config.RootFS.DiffIDs[i]
@@ -106,20 +106,26 @@ func layersOf(res *resolved, parsed manifest.Manifest) ([]backends.Layer, error)
 			return nil, messages.Errorf(messages.Precondition, "layer %d of %s: %w", i+1, res.named, err)
 		}
 		layers = append(layers, backends.Layer{
-			Digest: info.Digest.String(), DiffID: diffID.String(), Size: info.Size, MediaType: info.MediaType, Annotations: info.Annotations,
+			Digest: info.Digest.String(), DiffID: diffID.String(), Size: info.Size,
+			MediaType: info.MediaType, Annotations: info.Annotations,
 		})
 	}
 	return layers, nil
 }
 
-func checkLayer(info manifest.LayerInfo) error {
-	switch kind := info.MediaType; {
+// checkLayer refuses what could not become a layer here, before a byte of it is
+// fetched.
+func (res *resolved) checkLayer(info manifest.LayerInfo) error {
+	kind := strings.TrimSuffix(info.MediaType, encryptedSuffix)
+	switch {
 	case len(info.URLs) > 0, strings.Contains(kind, "foreign"), strings.Contains(kind, "nondistributable"):
 		return fmt.Errorf("it is a foreign layer, to be fetched from elsewhere (%.256s); push the image with its layers", kind)
-	case strings.Contains(kind, "+encrypted"):
-		return fmt.Errorf("it is encrypted (%.256s), which is not supported", kind)
 	case !slices.Contains(layerTypes, kind):
-		return fmt.Errorf("its type %.256q is not supported", kind)
+		return fmt.Errorf("its type %.256q is not supported", info.MediaType)
+	case isEncrypted(info.MediaType):
+		if err := res.rules.unlocks(info.Annotations); err != nil {
+			return err
+		}
 	}
 	return checkDigest(info.Digest)
 }

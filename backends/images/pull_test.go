@@ -84,8 +84,8 @@ func TestPinnedImagesAreExactGlobOrKeyword(t *testing.T) {
 		"quay.io/app:v1": true, "quay.io/app": false, "quay.io/app*": true, "quay.io/other*": false,
 		"*app*": true, "*none*": false, "*": true, "**": false,
 	} {
-		s := &Store{cfg: Config{PinnedImages: []string{pattern}}}
-		if got := s.pinned([]string{"quay.io/app:v1"}, nil); got != want {
+		r := &rules{Config: Config{PinnedImages: []string{pattern}}}
+		if got := r.pinned([]string{"quay.io/app:v1"}, nil); got != want {
 			t.Errorf("%q: %v, want %v", pattern, got, want)
 		}
 	}
@@ -109,7 +109,7 @@ func TestABareNameFollowsRegistriesConf(t *testing.T) {
 			cfg.ShortNameMode = c.mode
 			write(t, cfg.RegistriesConf, []byte(c.conf))
 		})
-		names, err := s.candidates(c.ref)
+		names, err := s.rules.Load().candidates(c.ref)
 		var got []string
 		for _, n := range names {
 			got = append(got, n.String())
@@ -301,7 +301,7 @@ func TestPlainHTTPNeedsTheConfigurationsLeave(t *testing.T) {
 		t.Errorf("error %v of kind %v", err, messages.KindOf(err))
 	}
 	write(t, s.cfg.RegistriesConf, fmt.Appendf(nil, "[[registry]]\nlocation = %q\ninsecure = true\n", reg.addr))
-	s.Reload()
+	ok(t, s.Reload(s.cfg))
 	pull(t, s, ask(reg.addr+"/a:v"))
 }
 

@@ -28,12 +28,16 @@ type ranges struct {
 }
 
 // can says whether the source gives parts.
-func (r *ranges) can() bool { return reflect.ValueOf(r.source).MethodByName("GetBlobAt").IsValid() }
+func (r *ranges) can() bool { return r.method().IsValid() }
+
+func (r *ranges) method() reflect.Value {
+	return reflect.ValueOf(underlying(r.ctx, r.source)).MethodByName("GetBlobAt")
+}
 
 // GetBlobAt implements chunked.ImageSourceSeekable.
 func (r *ranges) GetBlobAt(chunks []chunked.ImageSourceChunk) (chan io.ReadCloser, chan error, error) {
 	alive, over := r.watch()
-	method := reflect.ValueOf(r.source).MethodByName("GetBlobAt")
+	method := r.method()
 	list := reflect.MakeSlice(method.Type().In(2), 0, len(chunks))
 	for _, c := range chunks {
 		list = reflect.Append(list, reflect.ValueOf(c).Convert(list.Type().Elem()))

@@ -17,7 +17,7 @@ import (
 //
 // The library's own shortnames.Resolve asks a person when it finds a terminal;
 // a daemon must never do that, so this reads the same configuration itself.
-func (s *Store) candidates(ref string) ([]reference.Named, error) {
+func (r *rules) candidates(ref string) ([]reference.Named, error) {
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
 		return nil, invalidReference(ref, err)
@@ -26,27 +26,27 @@ func (s *Store) candidates(ref string) ([]reference.Named, error) {
 		return []reference.Named{complete(named)}, nil
 	}
 	typed := strings.TrimSuffix(ref, strings.TrimPrefix(reference.FamiliarString(named), reference.FamiliarName(named)))
-	alias, _, err := sysregistriesv2.ResolveShortNameAlias(&s.system, typed)
+	alias, _, err := sysregistriesv2.ResolveShortNameAlias(&r.system, typed)
 	if err != nil {
 		return nil, invalidReference(ref, err)
 	}
 	if alias != nil {
 		return withVersionOf(alias, named, ref)
 	}
-	search, err := sysregistriesv2.UnqualifiedSearchRegistries(&s.system)
+	search, err := sysregistriesv2.UnqualifiedSearchRegistries(&r.system)
 	if err != nil {
 		return nil, messages.Errorf(messages.Internal, "registries.conf: %w", err)
 	}
-	return s.searched(search, ref, named)
+	return r.searched(search, ref, named)
 }
 
 // searched puts each search registry before the name. Which one is meant is a
 // guess when there are several, which "enforcing" forbids.
-func (s *Store) searched(search []string, ref string, hub reference.Named) ([]reference.Named, error) {
+func (r *rules) searched(search []string, ref string, hub reference.Named) ([]reference.Named, error) {
 	if len(search) == 0 {
 		return []reference.Named{complete(hub)}, nil
 	}
-	mode, err := sysregistriesv2.GetShortNameMode(&s.system)
+	mode, err := sysregistriesv2.GetShortNameMode(&r.system)
 	if err != nil {
 		return nil, messages.Errorf(messages.Internal, "registries.conf: %w", err)
 	}

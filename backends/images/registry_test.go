@@ -34,6 +34,13 @@ type registry struct {
 	client *http.Client
 	scheme string
 	auth   bool
+	cmd    *exec.Cmd
+}
+
+func (r *registry) kill(t *testing.T) {
+	t.Helper()
+	ok(t, r.cmd.Process.Kill())
+	_ = r.cmd.Wait() // "signal: killed" is what was asked for
 }
 
 type registryOptions struct {
@@ -67,6 +74,7 @@ func startRegistry(t *testing.T, o registryOptions) *registry {
 	cmd := exec.Command("docker-registry", "serve", dir+"/config.yml")
 	cmd.Stdout, cmd.Stderr = log, log
 	ok(t, cmd.Start())
+	r.cmd = cmd
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/troupe-run/troupe/messages"
 	"go.podman.io/storage"
@@ -29,6 +30,9 @@ func (s *Store) Remove(ctx context.Context, id string) error {
 	if err != nil {
 		return storeError(err, "removing image %s", id)
 	}
+	if record.ReadOnly {
+		return messages.Errorf(messages.Precondition, "image %s is in an additional image store, which is only read: remove it there", id)
+	}
 	err = s.layers.without(func(held func(string) bool, keep func(string) error) error {
 		return s.remove(record.ID, held, keep)
 	}, s.markerPath)
@@ -49,18 +53,16 @@ func (s *Store) remove(id string, held func(string) bool, keep func(string) erro
 	if err != nil {
 		return err
 	}
-	needed := false
-	for _, layer := range layers {
-		needed = needed || held(layer)
-	}
-	if !needed {
+	// The library names a layer of an additional store as well, and then fails.
+	ours := slices.DeleteFunc(slices.Clone(layers), s.isReadOnly)
+	if len(ours) == len(layers) && !slices.ContainsFunc(layers, held) {
 		_, err := s.store.DeleteImage(id, true)
 		return err
 	}
 	if err := s.store.Delete(id); err != nil {
 		return err
 	}
-	for _, layer := range layers {
+	for _, layer := range ours {
 		if held(layer) {
 			err = errors.Join(err, keep(layer))
 		} else if drop := s.store.DeleteLayer(layer); drop != nil && unused(drop) {
@@ -68,4 +70,9 @@ func (s *Store) remove(id string, held func(string) bool, keep func(string) erro
 		}
 	}
 	return err
+}
+
+func (s *Store) isReadOnly(layer string) bool {
+	l, err := s.store.Layer(layer)
+	return err == nil && l.ReadOnly
 }

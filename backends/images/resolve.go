@@ -4,22 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
-	"go.podman.io/image/v5/docker"
 	"go.podman.io/image/v5/docker/reference"
 	"go.podman.io/image/v5/image"
 	"go.podman.io/image/v5/manifest"
-	"go.podman.io/image/v5/signature"
 	"go.podman.io/image/v5/types"
 )
 
 // resolveLimit ends a Resolve. A manifest is at most 4 MiB, and the kubelet sets
 // no deadline for a pull: a registry that accepts the connection and never
-// answers would hold it for ever. A mirror that is down takes 30 s of it.
+// answers would hold it for ever. Of several places (mirrors) each but the last
+// has a quarter of it.
 const resolveLimit = time.Minute
 
 var errRegistrySilent = errors.New("the registry has not answered in time")
@@ -29,10 +29,13 @@ var errRegistrySilent = errors.New("the registry has not answered in time")
 // source needs no closing: its idle connections end by themselves after 90 s.
 type resolved struct {
 	source types.ImageSource
+	auth   *os.File // the credentials it was opened with, when they are of this pull only
+	rules  *rules   // as they were when it was resolved
 	named  reference.Named
 	top    document // what the registry gave for the name
 	image  document // the same, or the one chosen from the list
 	config document
+	signed signed
 
 	artifact *artifact         // of an OCI artifact, which has no config
 	also     []reference.Named // more names an archive gives the image
@@ -56,18 +59,18 @@ func (s *Store) Resolve(ctx context.Context, r backends.PullRequest) (backends.M
 	if r.Source != "" {
 		return s.resolveSource(ctx, r)
 	}
-	names, err := s.candidates(r.Ref)
+	rules := s.rules.Load()
+	names, err := rules.candidates(r.Ref)
+	if err != nil {
+		return backends.Manifest{}, err
+	}
+	auth, err := rules.takeAuth(r.Namespace, r.Ref)
 	if err != nil {
 		return backends.Manifest{}, err
 	}
 	var failed []error
 	for _, named := range names {
-		tryCtx, cancel := context.WithTimeoutCause(ctx, s.resolveLimit, errRegistrySilent)
-		m, err := s.resolveName(tryCtx, r.Auth, named)
-		if err != nil && ctx.Err() == nil && errors.Is(context.Cause(tryCtx), errRegistrySilent) {
-			err = messages.Errorf(messages.RegistryUnavailable, "%s: %w (%s): %w", named, errRegistrySilent, s.resolveLimit, err)
-		}
-		cancel()
+		m, err := s.resolveName(ctx, rules, r, named, auth)
 		if err == nil {
 			return m, nil
 		}
@@ -82,28 +85,34 @@ func (s *Store) Resolve(ctx context.Context, r backends.PullRequest) (backends.M
 	return backends.Manifest{}, messages.Errorf(messages.KindOf(failed[0]), "image %q: none of %d registries has it for us: %w", r.Ref, len(names), errors.Join(failed...))
 }
 
-func (s *Store) resolveName(ctx context.Context, auth *messages.Auth, named reference.Named) (backends.Manifest, error) {
-	ref, err := docker.NewReference(named)
-	if err != nil {
-		return backends.Manifest{}, invalidReference(named.String(), err)
+func (s *Store) resolveName(ctx context.Context, rules *rules, r backends.PullRequest, named reference.Named, auth *os.File) (backends.Manifest, error) {
+	// Each place that the image may be in has a quarter of the limit at least.
+	limit := s.resolveLimit * time.Duration(3+len(rules.places(named))) / 4
+	tryCtx, cancel := context.WithTimeoutCause(ctx, limit, errRegistrySilent)
+	defer cancel()
+	m, err := s.readName(tryCtx, rules, r, named, auth)
+	if err != nil && ctx.Err() == nil && errors.Is(context.Cause(tryCtx), errRegistrySilent) {
+		err = messages.Errorf(messages.RegistryUnavailable, "%s: %w (%s): %w", named, errRegistrySilent, limit, err)
 	}
-	sys := s.systemFor(auth, reference.Domain(named))
-	source, err := ref.NewImageSource(ctx, sys)
-	if err != nil {
-		return backends.Manifest{}, registryError(ctx, err, "image %s", named)
-	}
-	res := &resolved{source: source, named: named}
-	m, err := s.read(ctx, sys, res)
-	if err != nil {
-		_ = source.Close() // only closes idle connections
-		return backends.Manifest{}, err
-	}
-	return m, nil
+	return m, err
 }
 
-// read goes from the name to the manifest of this machine's image, through the
-// policy, to its configuration.
-func (s *Store) read(ctx context.Context, sys *types.SystemContext, res *resolved) (backends.Manifest, error) {
+// readName opens the name's image, wherever it is, with the caller's credentials.
+func (s *Store) readName(ctx context.Context, rules *rules, r backends.PullRequest, named reference.Named, auth *os.File) (backends.Manifest, error) {
+	sys := rules.systemFor(r.Auth, named)
+	if auth != nil {
+		sys.AuthFilePath = pathOf(auth)
+	}
+	source, err := openMirrored(ctx, rules, sys, named, s.resolveLimit)
+	if err != nil {
+		return backends.Manifest{}, err
+	}
+	return s.read(ctx, sys, &resolved{source: source, named: named, rules: rules, auth: auth}, r.Namespace)
+}
+
+// read goes from the source to the manifest of this machine's image, through
+// the policy, to its configuration.
+func (s *Store) read(ctx context.Context, sys *types.SystemContext, res *resolved, namespace string) (backends.Manifest, error) {
 	if err := res.readTop(ctx); err != nil {
 		return backends.Manifest{}, err
 	}
@@ -111,10 +120,13 @@ func (s *Store) read(ctx context.Context, sys *types.SystemContext, res *resolve
 	if err != nil {
 		return backends.Manifest{}, err
 	}
-	// Nothing of the image is looked at before the policy has agreed.
-	if err := s.allowed(ctx, image.UnparsedInstance(res.source, instance), res.named); err != nil {
+	// Nothing of the image is looked at before the policy has agreed. The
+	// library's own source has the signatures of all kinds.
+	unparsed := image.UnparsedInstance(underlying(ctx, res.source), instance)
+	if err := res.rules.allowed(ctx, namespace, res.named, unparsed); err != nil {
 		return backends.Manifest{}, err
 	}
+	res.takeSignatures(ctx, s, unparsed)
 	if isArtifact(res.image) {
 		return s.readArtifact(res)
 	}
@@ -170,7 +182,7 @@ func (res *resolved) choose(ctx context.Context, sys *types.SystemContext) (*dig
 	if err != nil {
 		return nil, messages.Errorf(messages.Internal, "manifest list of %s: %w", res.named, err)
 	}
-	instance, err := list.ChooseInstance(sys)
+	instance, err := chooseInstance(list, sys, amd64Levels())
 	if err != nil {
 		return nil, messages.Errorf(messages.NotFound, "%s has no image for this machine: %w", res.named, err)
 	}
@@ -184,24 +196,4 @@ func (res *resolved) choose(ctx context.Context, sys *types.SystemContext) (*dig
 	}
 	res.image = document{instance, data, manifest.NormalizedMIMEType(mime)}
 	return &instance, nil
-}
-
-func (s *Store) allowed(ctx context.Context, unparsed *image.UnparsedImage, named reference.Named) error {
-	policy, err := s.policy()
-	if err != nil {
-		return messages.Errorf(messages.SignatureValidationFailed, "%s: %w", named, err)
-	}
-	policyContext, err := signature.NewPolicyContext(policy)
-	if err != nil {
-		return messages.Errorf(messages.SignatureValidationFailed, "%s: %w", named, err)
-	}
-	defer policyContext.Destroy() //nolint:errcheck // frees memory only
-	ok, err := policyContext.IsRunningImageAllowed(ctx, unparsed)
-	if ok && err == nil {
-		return nil
-	}
-	if kind := registryKind(ctx, err); err != nil && kind != messages.Internal {
-		return messages.Errorf(kind, "signatures of %s: %w", named, err)
-	}
-	return messages.Errorf(messages.SignatureValidationFailed, "%s is not allowed by the signature policy: %w", named, err)
 }

@@ -180,7 +180,7 @@ func TestTheLibrarysSourceGivesParts(t *testing.T) {
 	ok(t, err)
 	ref, err := docker.NewReference(named)
 	ok(t, err)
-	source, err := ref.NewImageSource(context.Background(), s.systemFor(nil, f.addr))
+	source, err := ref.NewImageSource(context.Background(), s.rules.Load().systemFor(nil, named))
 	ok(t, err)
 	defer source.Close()
 	m, err := s.Resolve(context.Background(), ask(f.addr+"/a:v"))

@@ -39,12 +39,7 @@ type stagedLayer struct {
 	dir       string
 }
 
-func (s *Store) imageRoot() string {
-	if split := s.store.ImageStore(); split != "" {
-		return split
-	}
-	return s.cfg.GraphRoot
-}
+func (s *Store) imageRoot() string { return s.cfg.imageRoot() }
 
 func (s *Store) stagedDir() string { return filepath.Join(s.imageRoot(), "troupe-staged") }
 

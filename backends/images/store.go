@@ -24,12 +24,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
-	"go.podman.io/image/v5/pkg/sysregistriesv2"
-	"go.podman.io/image/v5/types"
 	"go.podman.io/storage"
 	"go.podman.io/storage/pkg/reexec"
 	"golang.org/x/sync/semaphore"
@@ -39,6 +38,7 @@ import (
 // named after crio.conf(5) mean what they mean there.
 type Config struct {
 	GraphRoot, RunRoot string   // containers-storage root and runroot; no ':' in GraphRoot
+	ImageStore         string   // imagestore: images are kept here instead of in GraphRoot
 	StorageOptions     []string // of the overlay driver, e.g. "overlay.mountopt=nodev"
 
 	BlobDir string // cache of downloaded layers; empty: GraphRoot/troupe-blobs
@@ -46,7 +46,9 @@ type Config struct {
 	RegistriesConf, RegistriesConfDir string // empty: /etc/containers/registries.conf and .d
 	RegistriesDir                     string // registries.d (where signatures are); empty: the system's
 	PolicyPath                        string // signature_policy; empty: /etc/containers/policy.json if there
+	PolicyDir                         string // signature_policy_dir: <namespace>.json in it goes before PolicyPath
 	AuthFile                          string // global_auth_file; empty: the user's usual ones
+	AuthDir                           string // namespaced_auth_dir: auth files for one pull each
 	CertsDir                          string // certs.d with a folder per host:port; empty: the system's
 
 	InsecureRegistries   []string      // insecure_registries: host[:port] or CIDR
@@ -54,9 +56,18 @@ type Config struct {
 	PullProgressTimeout  time.Duration // pull_progress_timeout; 0: never
 	PinnedImages         []string      // pinned_images: exact, "prefix*", or "*keyword*"
 	ShortNameMode        string        // enforcing (the default), permissive, disabled
+	DecryptionKeys       string        // decryption_keys_path: folder of private keys for encrypted layers
 	NoArtifactMounts     bool          // oci_artifact_mount_support = false
 
 	Log *slog.Logger
+}
+
+// imageRoot is the directory, and so the disk, that images are on.
+func (c Config) imageRoot() string {
+	if c.ImageStore != "" {
+		return c.ImageStore
+	}
+	return c.GraphRoot
 }
 
 // Init must be the first call in main of every program that uses this package:
@@ -66,10 +77,10 @@ func Init() bool { return reexec.Init() }
 
 // Store is the image store and the way to registries.
 type Store struct {
-	cfg    Config
-	log    *slog.Logger
-	store  storage.Store
-	system types.SystemContext // copied for each request
+	cfg   Config // of the start; what can be reloaded is in rules
+	log   *slog.Logger
+	store storage.Store
+	rules atomic.Pointer[rules]
 
 	blobLocks  keyed // by blob digest: one download at a time
 	layerLocks keyed // by layer id: one unpack at a time
@@ -79,6 +90,7 @@ type Store struct {
 	syncs      syncs
 	behind     sync.WaitGroup // what Close waits for
 
+	signing      sync.Mutex // one record's metadata is read and written at a time
 	resolveLimit time.Duration
 
 	mu    sync.Mutex
@@ -97,11 +109,11 @@ func New(cfg Config) (*Store, error) {
 	if cfg.GraphRoot == "" || cfg.RunRoot == "" {
 		return nil, messages.Errorf(messages.Invalid, "image store: root and runroot must both be set")
 	}
-	if strings.Contains(cfg.GraphRoot, ":") {
-		return nil, messages.Errorf(messages.Invalid, "image store: root %q: a ':' cannot be in it, the overlay driver separates layers by it", cfg.GraphRoot)
+	if strings.Contains(cfg.imageRoot(), ":") {
+		return nil, messages.Errorf(messages.Invalid, "image store: root %q: a ':' cannot be in it, the overlay driver separates layers by it", cfg.imageRoot())
 	}
 	if cfg.BlobDir == "" {
-		cfg.BlobDir = filepath.Join(cfg.GraphRoot, "troupe-blobs")
+		cfg.BlobDir = filepath.Join(cfg.imageRoot(), "troupe-blobs")
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
@@ -109,11 +121,13 @@ func New(cfg Config) (*Store, error) {
 	forwardLibraryLog(cfg.Log)
 	s := &Store{cfg: cfg, log: cfg.Log, resolveLimit: resolveLimit, facts: map[string]facts{}, files: map[string]inodes{}, staged: map[string]*stagedLayer{}}
 	s.cores = semaphore.NewWeighted(int64(max(2, runtime.NumCPU())))
-	if err := s.configure(); err != nil {
+	r, err := rulesOf(cfg)
+	if err != nil {
 		return nil, err
 	}
+	s.rules.Store(r)
 	store, err := storage.GetStore(storage.StoreOptions{
-		GraphRoot: cfg.GraphRoot, RunRoot: cfg.RunRoot,
+		GraphRoot: cfg.GraphRoot, RunRoot: cfg.RunRoot, ImageStore: cfg.ImageStore,
 		GraphDriverName: "overlay", GraphDriverOptions: driverOptions(cfg.StorageOptions),
 		// Of zstd:chunked layers only what is missing is fetched; a layer that
 		// cannot be verified that way is fetched whole.
@@ -168,9 +182,6 @@ func (s *Store) recover() error {
 	s.removeBehind(halves)
 	return s.sweepBlobs()
 }
-
-// Reload makes the next pull read registries.conf again.
-func (s *Store) Reload() { sysregistriesv2.InvalidateCache() }
 
 // Close gives the store back. Nothing else may be called afterwards.
 func (s *Store) Close() error {

@@ -1,28 +1,30 @@
 package images
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
-	"os"
 
 	"github.com/troupe-run/troupe/messages"
-	"go.podman.io/image/v5/signature"
+	"go.podman.io/image/v5/docker/reference"
+	"go.podman.io/image/v5/pkg/sysregistriesv2"
 	"go.podman.io/image/v5/types"
 )
 
-const systemPolicy = "/etc/containers/policy.json" // containers-policy.json(5)
+// rules are how registries are met and images judged. Reload replaces them as
+// a whole; where the store is on disk never changes.
+type rules struct {
+	Config
+	system types.SystemContext // copied for each request
+}
 
-// configure checks the configuration and turns it into the library's.
-func (s *Store) configure() error {
-	c := s.cfg
-	s.system = types.SystemContext{
+// rulesOf checks the configuration and turns it into the library's.
+func rulesOf(c Config) (*rules, error) {
+	r := &rules{Config: c, system: types.SystemContext{
 		SystemRegistriesConfPath: c.RegistriesConf, SystemRegistriesConfDirPath: c.RegistriesConfDir,
 		RegistriesDirPath: c.RegistriesDir, AuthFilePath: c.AuthFile,
 		DockerPerHostCertDirPath: c.CertsDir, BigFilesTemporaryDir: c.BigFilesTemporaryDir,
 		DockerRegistryUserAgent: "troupe",
-	}
+	}}
 	mode := map[string]types.ShortNameMode{
 		"enforcing": types.ShortNameModeEnforcing, "permissive": types.ShortNameModePermissive,
 		"disabled": types.ShortNameModeDisabled,
@@ -30,63 +32,58 @@ func (s *Store) configure() error {
 	if c.ShortNameMode != "" {
 		m, ok := mode[c.ShortNameMode]
 		if !ok {
-			return messages.Errorf(messages.Invalid, "short_name_mode %q: must be enforcing, permissive or disabled", c.ShortNameMode)
+			return nil, messages.Errorf(messages.Invalid, "short_name_mode %q: must be enforcing, permissive or disabled", c.ShortNameMode)
 		}
-		s.system.ShortNameMode = &m
+		r.system.ShortNameMode = &m
 	}
-	policy, err := s.policy()
+	policy, err := r.policy("")
 	if err == nil && policy == acceptAll {
-		s.log.Info("no signature policy: images of any origin are accepted", "looked", systemPolicy)
+		c.Log.Info("no signature policy: images of any origin are accepted", "looked", systemPolicy)
 	}
-	return err
+	return r, err
 }
 
-var acceptAll = &signature.Policy{Default: signature.PolicyRequirements{signature.NewPRInsecureAcceptAnything()}}
-
-// policy reads the signature policy anew, so that an edit counts for the next
-// pull. A node without one accepts everything, as CRI-O and podman are
-// packaged; New says so once.
-func (s *Store) policy() (*signature.Policy, error) {
-	path := s.cfg.PolicyPath
-	if path == "" {
-		if _, err := os.Stat(systemPolicy); errors.Is(err, fs.ErrNotExist) {
-			return acceptAll, nil
-		}
-		path = systemPolicy
-	}
-	p, err := signature.NewPolicyFromFile(path)
+// Reload makes pulls from now on follow another configuration, and
+// registries.conf as it now is. Where images are kept stays as it was. An
+// error leaves the old configuration in force.
+func (s *Store) Reload(c Config) error {
+	c.Log = s.log
+	sysregistriesv2.InvalidateCache()
+	r, err := rulesOf(c)
 	if err != nil {
-		return nil, fmt.Errorf("signature policy %s: %w", path, err)
+		return fmt.Errorf("images: what held before still holds: %w", err)
 	}
-	return p, nil
+	s.rules.Store(r)
+	return nil
 }
 
-// systemFor is the library's configuration for one caller and one registry.
-func (s *Store) systemFor(auth *messages.Auth, host string) *types.SystemContext {
-	sys := s.system
+// systemFor is the library's configuration for one caller and one name.
+func (r *rules) systemFor(auth *messages.Auth, named reference.Named) *types.SystemContext {
+	sys := r.system
 	if auth != nil {
-		if auth.Username != "" || auth.Password != "" || auth.IdentityToken != "" {
-			sys.DockerAuthConfig = &types.DockerAuthConfig{
-				Username: auth.Username, Password: auth.Password, IdentityToken: auth.IdentityToken,
-			}
+		// Also when there is only a registry token: the library keeps that from
+		// mirrors only beside credentials, which may be empty.
+		sys.DockerAuthConfig = &types.DockerAuthConfig{
+			Username: auth.Username, Password: auth.Password, IdentityToken: auth.IdentityToken,
 		}
 		sys.DockerBearerRegistryToken = auth.RegistryToken
 	}
-	// For others registries.conf decides (insecure = true).
-	if s.insecure(host) {
+	if r.insecure(reference.Domain(named)) && len(r.places(named)) < 2 {
+		// With mirrors, this would hold for them too; there registries.conf
+		// decides for each (insecure = true).
 		sys.DockerInsecureSkipTLSVerify = types.OptionalBoolTrue
 	}
 	return &sys
 }
 
-func (s *Store) insecure(host string) bool {
+func (r *rules) insecure(host string) bool {
 	address := netip.Addr{}
 	if ap, err := netip.ParseAddrPort(host); err == nil {
 		address = ap.Addr()
 	} else if a, err := netip.ParseAddr(host); err == nil {
 		address = a
 	}
-	for _, entry := range s.cfg.InsecureRegistries {
+	for _, entry := range r.InsecureRegistries {
 		if entry == host {
 			return true
 		}

@@ -22,7 +22,7 @@ type inodes uint64
 // once per layer, since a layer never changes; right after a start the number
 // of inodes may be too low until all have been seen.
 func (s *Store) Usage(ctx context.Context) (messages.Filesystem, error) {
-	use := messages.Filesystem{Mountpoint: s.cfg.GraphRoot, At: time.Now()}
+	use := messages.Filesystem{Mountpoint: s.imageRoot(), At: time.Now()}
 	layers, err := s.store.Layers()
 	if err != nil {
 		return use, storeError(err, "use of the image store")

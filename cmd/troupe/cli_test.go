@@ -122,7 +122,9 @@ func TestTheRealBackendsAreAllThere(t *testing.T) {
 			t.Errorf("%s is missing", v.Type().Field(i).Name)
 		}
 	}
-	m.reload()
+	if err := m.reload(config.Defaults()); err != nil {
+		t.Error(err)
+	}
 	if err := m.close(); err != nil {
 		t.Error(err)
 	}

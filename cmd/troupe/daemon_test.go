@@ -93,7 +93,7 @@ func startDaemon(t *testing.T, dir, extra string) *running {
 			if err != nil {
 				return nil, err
 			}
-			return &machine{Node: node, handlers: handlers, meter: meter, reload: func() { r.reloads++ }, closers: []func() error{meter.Close}}, nil
+			return &machine{Node: node, handlers: handlers, meter: meter, reload: func(*config.Config) error { r.reloads++; return nil }, closers: []func() error{meter.Close}}, nil
 		},
 	}
 	go func() { r.ended <- d.run(context.Background()) }()

@@ -99,7 +99,9 @@ func (d *daemon) reload() {
 	}
 	d.config = next
 	d.log.apply(next.Config)
-	d.machine.reload()
+	if err := d.machine.reload(next.Config); err != nil {
+		d.log.Error("not all was reloaded", "error", err)
+	}
 	for _, c := range changes {
 		if c.Live {
 			d.log.Info("option changed", "option", c.Key, "from", c.From, "to", c.To)

@@ -34,11 +34,11 @@ import (
 type machine struct {
 	*backends.Node
 	handlers *handlers
-	meter    *stats.Meter   // for reads: the gateway asks it itself
-	reload   func()         // re-read what SIGHUP re-reads beside our own file
-	mapped   bool           // pods can have user namespaces
-	plugins  *nri.Backend   // nil: switched off
-	closers  []func() error // in the order they were made
+	meter    *stats.Meter               // for reads: the gateway asks it itself
+	reload   func(*config.Config) error // applies what SIGHUP changes, and re-reads what stands in files of others
+	mapped   bool                       // pods can have user namespaces
+	plugins  *nri.Backend               // nil: switched off
+	closers  []func() error             // in the order they were made
 }
 
 func (m *machine) close() error {
@@ -85,7 +85,10 @@ func (m *machine) fill(c *config.Config, log *slog.Logger) (err error) {
 		return err
 	}
 	m.Images, m.closers = store, append(m.closers, store.Close)
-	m.reload = func() { store.Reload(); specs.Reload() }
+	m.reload = func(c *config.Config) error {
+		specs.Reload()
+		return store.Reload(imagesConfig(c))
+	}
 	roots, err := rootfs.New(rootfs.Config{
 		Root: c.Troupe.Root, Layers: store.LayerDirs, BindVolumes: c.Image.Volumes == config.BindVolumes, Log: of("rootfs"),
 	})
@@ -161,20 +164,27 @@ func buildImages(c *config.Config, log *slog.Logger) (*images.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return images.New(images.Config{
-		GraphRoot:            where.GraphRoot,
-		RunRoot:              where.RunRoot,
-		StorageOptions:       where.GraphDriverOptions,
+	conf := imagesConfig(c)
+	conf.GraphRoot, conf.RunRoot, conf.ImageStore = where.GraphRoot, where.RunRoot, where.ImageStore
+	conf.StorageOptions, conf.Log = where.GraphDriverOptions, log
+	return images.New(conf)
+}
+
+// imagesConfig is what can be reloaded.
+func imagesConfig(c *config.Config) images.Config {
+	return images.Config{
 		PolicyPath:           c.Image.SignaturePolicy,
+		PolicyDir:            c.Image.PolicyDir,
 		AuthFile:             c.Image.AuthFile,
+		AuthDir:              c.Image.AuthDir,
+		DecryptionKeys:       c.Image.DecryptionKeys,
 		InsecureRegistries:   c.Image.InsecureRegistries,
 		BigFilesTemporaryDir: c.Image.TempDir,
 		PullProgressTimeout:  c.Image.PullStall,
 		PinnedImages:         c.Image.Pinned,
 		ShortNameMode:        c.Image.ShortNameMode,
 		NoArtifactMounts:     !c.Image.ArtifactMounts,
-		Log:                  log,
-	})
+	}
 }
 
 // storeOptions is storage.conf(5) with what [crio] says on top, as CRI-O reads
@@ -185,7 +195,10 @@ func storeOptions(s config.Storage) (storage.StoreOptions, error) {
 		return options, fmt.Errorf("storage.conf: %w; correct it, or set root, runroot and storage_driver in [crio]", err)
 	}
 	if s.Root != "" {
-		options.GraphRoot, options.GraphDriverOptions = s.Root, nil
+		options.GraphRoot, options.ImageStore, options.GraphDriverOptions = s.Root, "", nil
+	}
+	if s.ImageStore != "" {
+		options.ImageStore = s.ImageStore
 	}
 	if s.RunRoot != "" {
 		options.RunRoot = s.RunRoot

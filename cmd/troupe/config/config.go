@@ -34,6 +34,7 @@ type Checkpoints struct {
 // leave the choice to storage.conf(5).
 type Storage struct {
 	Root, RunRoot, Driver string
+	ImageStore            string
 	Options               []string
 }
 
@@ -74,7 +75,10 @@ type Runtime struct {
 // Image is how images are pulled.
 type Image struct {
 	AuthFile           string
+	AuthDir            string
 	SignaturePolicy    string
+	PolicyDir          string
+	DecryptionKeys     string
 	Pinned             []string
 	InsecureRegistries []string
 	ShortNameMode      string

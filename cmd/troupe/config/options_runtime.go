@@ -52,11 +52,12 @@ var runtimeOptions = []Option{
 		oneOf("fatal", "panic", "error", "warn", "warning", "info", "debug", "trace")),
 	honoured("crio.runtime.log_filter", "", func(c *Config) *string { return &c.Runtime.LogFilter },
 		"Only log messages that match this regular expression; warnings and errors always.", live, check(pattern)),
+	honoured("crio.runtime.decryption_keys_path", "/etc/crio/keys/", func(c *Config) *string { return &c.Image.DecryptionKeys },
+		"A folder of private keys for encrypted image layers (ocicrypt): PEM, DER or JWK.", live, absolute),
 
 	known("crio.runtime.read_only", false, notYet),
 	known("crio.runtime.add_inheritable_capabilities", false, "never: the inheritable set stays empty (CVE-2022-27652)"),
 	known("crio.runtime.no_pivot", false, "containers always get their root by pivot_root"),
-	known("crio.runtime.decryption_keys_path", "", "encrypted images are not there yet"),
 	known("crio.runtime.conmon", "", notNeeded),
 	known("crio.runtime.conmon_cgroup", "", notNeeded),
 	known("crio.runtime.conmon_env", []string{}, notNeeded),
