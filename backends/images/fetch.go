@@ -41,9 +41,11 @@ func (s *Store) Fetch(ctx context.Context, _ backends.PullRequest, m backends.Ma
 		meter.received(max(l.Size, 0))
 		return nil
 	}
-	if err := s.checkSpace(m.Ref, l); err != nil {
+	release, err := s.reserve(m, l)
+	if err != nil {
 		return err
 	}
+	defer release()
 	st, err := s.stageChunked(ctx, res, l, meter)
 	if err == nil && st == nil {
 		st, err = s.stage(ctx, res, l, meter)
@@ -58,18 +60,6 @@ func (s *Store) Fetch(ctx context.Context, _ backends.PullRequest, m backends.Ma
 	}
 	if err != nil {
 		return storeError(err, "layer %s of %s", l.Digest, m.Ref)
-	}
-	return nil
-}
-
-// checkSpace refuses at once what cannot fit.
-func (s *Store) checkSpace(ref string, l backends.Layer) error {
-	free, err := freeBytes(s.cfg.BlobDir)
-	if err != nil {
-		return storeError(err, "layer %s of %s", l.Digest, ref)
-	}
-	if l.Size > 0 && uint64(l.Size) > free {
-		return messages.Errorf(messages.NoSpace, "layer %s of %s has %d bytes, %s has only %d free", l.Digest, ref, l.Size, s.cfg.BlobDir, free)
 	}
 	return nil
 }

@@ -43,7 +43,7 @@ func (s *Store) reserve(m backends.Manifest, l backends.Layer) (release func(), 
 	counted := map[string]bool{}
 	for _, layer := range append([]backends.Layer{l}, m.Layers...) {
 		_, underWay := s.space.fetches[layer.Digest]
-		if !counted[layer.Digest] && (!underWay || layer.Digest == l.Digest) && s.stored(layer) == "" {
+		if !counted[layer.Digest] && (!underWay || layer.Digest == l.Digest) && s.stored(layer) == "" && s.ready(layer) == nil {
 			mine.add(s.rest(layer, true))
 		}
 		counted[layer.Digest] = true
@@ -72,15 +72,16 @@ func (n *need) add(more need) {
 
 // rest is what a layer will still take. The part of its blob that has come is
 // on the disk already; before the download begins, nothing is unpacked, and
-// later at least what has not come yet is not.
+// later at least what has not come yet is not. Of a layer whose files may all be
+// here already nothing is certain.
 func (s *Store) rest(l backends.Layer, begins bool) need {
+	if tocOf(l) != "" {
+		return need{}
+	}
 	size := uint64(max(l.Size, 0))
 	blob := size
-	for _, path := range []string{s.blobPath(l.Digest), s.blobPath(l.Digest) + partialSuffix} {
-		if info, err := os.Stat(path); err == nil {
-			blob -= min(blob, uint64(info.Size()))
-			break
-		}
+	if info, err := os.Stat(s.blobPath(l.Digest) + partialSuffix); err == nil {
+		blob -= min(blob, uint64(info.Size()))
 	}
 	n := need{blob: blob}
 	switch {
@@ -95,13 +96,13 @@ func (s *Store) rest(l backends.Layer, begins bool) need {
 
 // fits compares needs with the file systems they are needed on.
 func (s *Store) fits(ref string, mine, others need) error {
-	same := sameFilesystem(s.cfg.BlobDir, s.cfg.GraphRoot)
+	same := sameFilesystem(s.cfg.BlobDir, s.imageRoot())
 	if same {
 		mine, others = need{files: mine.blob + mine.files}, need{files: others.blob + others.files}
 	} else if err := s.room(ref, s.cfg.BlobDir, mine.blob, others.blob); err != nil {
 		return err
 	}
-	return s.room(ref, s.cfg.GraphRoot, mine.files, others.files)
+	return s.room(ref, s.imageRoot(), mine.files, others.files)
 }
 
 func (s *Store) room(ref, path string, mine, others uint64) error {

@@ -116,7 +116,7 @@ func runnable(t *testing.T, reg *registry, name string) string {
 	t.Helper()
 	busybox, err := os.ReadFile("/bin/busybox")
 	ok(t, err)
-	layer, _ := layerOfEntries(t, []entry{
+	layer := layerOfEntries(t, []entry{
 		{Header: tar.Header{Typeflag: tar.TypeReg, Name: "bin/busybox", Mode: 0o755}, body: string(busybox)},
 		{Header: tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/sh", Linkname: "busybox"}},
 		{Header: tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/cat", Linkname: "busybox"}},
@@ -225,10 +225,7 @@ func TestPodmanRunsAnImageWhoseLayersWereReplaced(t *testing.T) {
 	if out, err := tool.try("podman", "create", "--cgroup-parent", tool.cg, image.RepoTags[0]); err == nil || !strings.Contains(out, record.TopLayer) {
 		t.Errorf("podman makes a container of half an image: %s", out)
 	}
-	upper := layerWith(t, map[string][]byte{"word": []byte("upper")}, "")
-	staged, err := s.store.PrepareStagedLayer(nil, &unpacking{archive: upper.blob})
-	ok(t, err)
-	ok(t, s.replaceLayer(record.TopLayer, staged))
+	pull(t, s, ask(image.RepoTags[0]))
 	if out := tool.podman(image.RepoTags[0]); out != "upper" {
 		t.Errorf("podman run: %q", out)
 	}
