@@ -127,7 +127,7 @@ func claims(others, minFree uint64) string {
 		said += fmt.Sprintf(", %d of them needed by other pulls under way", others)
 	}
 	if minFree > 0 {
-		said += fmt.Sprintf(", %d to be kept free (min_free)", minFree)
+		said += fmt.Sprintf(", %d to be kept free (min_free_mib)", minFree)
 	}
 	return said
 }

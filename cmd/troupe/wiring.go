@@ -171,6 +171,7 @@ func buildImages(c *config.Config, log *slog.Logger) (*images.Store, error) {
 		BigFilesTemporaryDir: c.Image.TempDir,
 		PullProgressTimeout:  c.Image.PullStall,
 		PinnedImages:         c.Image.Pinned,
+		MinFree:              uint64(c.Troupe.MinFree) << 20,
 		ShortNameMode:        c.Image.ShortNameMode,
 		NoArtifactMounts:     !c.Image.ArtifactMounts,
 		Log:                  log,
