@@ -126,7 +126,7 @@ func (v *survey) opaque(dir string) error {
 }
 
 var kinds = map[byte]uint32{
-	tar.TypeReg: unix.S_IFREG, tar.TypeRegA: unix.S_IFREG, tar.TypeGNUSparse: unix.S_IFREG, //nolint:staticcheck // old archives have TypeRegA
+	tar.TypeReg: unix.S_IFREG, tar.TypeGNUSparse: unix.S_IFREG,
 	tar.TypeDir: unix.S_IFDIR, tar.TypeSymlink: unix.S_IFLNK, tar.TypeFifo: unix.S_IFIFO,
 	tar.TypeChar: unix.S_IFCHR, tar.TypeBlock: unix.S_IFBLK,
 }
