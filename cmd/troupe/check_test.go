@@ -29,7 +29,7 @@ func TestCheckNamesWhatIsDamagedAndItsExitCodeSaysSo(t *testing.T) {
 	if lines := strings.Split(strings.TrimSpace(out), "\n"); len(lines) != 2 || !strings.Contains(lines[1], "registry.local/app:1") || !strings.Contains(lines[1], "another digest") {
 		t.Errorf("one line per layer is expected:\n%s", out)
 	}
-	if code, out, errs := r.cli("check", "-o", "json"); code != 1 || !strings.Contains(out, `"quarantined": true`) {
+	if code, out, errs := r.cli("check", "-o", "json"); code != 1 || !strings.Contains(strings.ReplaceAll(out, " ", ""), `"quarantined":true`) {
 		t.Errorf("as JSON: %d %s%s", code, out, errs)
 	}
 	r.node.SetRegistry("registry.local", true)
