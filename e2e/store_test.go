@@ -19,16 +19,15 @@ import (
 // storage is the directory of the node's images.
 func (n *node) storage() string { return n.lab.Path("node", "images") }
 
-// troupe runs a command of ours on the node's configuration.
-func (n *node) troupe(t *testing.T, args ...string) (out string, code int) {
+// check runs `troupe check`.
+func (n *node) check(t *testing.T, args ...string) (out string, code int) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), must(harness.Tool("troupe"))(t), append(args, "--config", n.daemon.Config)...)
-	var text bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &text, &text
-	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+	cmd := n.daemon.Command(append([]string{"check"}, args...)...)
+	text, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil {
 		t.Fatal(err)
 	}
-	return text.String(), cmd.ProcessState.ExitCode()
+	return string(text), cmd.ProcessState.ExitCode()
 }
 
 // files are the paths in the storage directory that match.
@@ -48,7 +47,7 @@ func TestADamagedLayerIsFoundAndReplacedUnderARunningContainer(t *testing.T) {
 	n := ownNode(t, nil)
 	ref, _ := n.made(t, "damaged", harness.ImageSpec{Cmd: []string{"sleep", "100000"}, Ballast: []int{200_000, 300_000}})
 	n.run(t, "pull", ref)
-	out, code := n.troupe(t, "check")
+	out, code := n.check(t)
 	if code != 0 {
 		t.Fatalf("a new store is not sound: %d %s", code, out)
 	}
@@ -59,7 +58,7 @@ func TestADamagedLayerIsFoundAndReplacedUnderARunningContainer(t *testing.T) {
 	before := must(os.ReadFile(ballast[0]))(t)
 	ok(t, os.WriteFile(ballast[0], append([]byte("rot"), before[3:]...), 0o644))
 
-	out, code = n.troupe(t, "check")
+	out, code = n.check(t)
 	equal(t, "the exit code of check", code, 1)
 	contains(t, "check", out, ref, "ballast-0")
 	if n.isListed(t, ref) {
@@ -71,7 +70,7 @@ func TestADamagedLayerIsFoundAndReplacedUnderARunningContainer(t *testing.T) {
 	equal(t, "the damaged file as the container sees it", c.exec(t, "head -c 3 /ballast-0"), "rot")
 	equal(t, "another layer's file", c.exec(t, "wc -c </ballast-1"), "300000")
 
-	out, code = n.troupe(t, "check", "--repair")
+	out, code = n.check(t, "--repair")
 	equal(t, "the exit code of the repair", code, 0)
 	contains(t, "check --repair", out, ref+" pulled again")
 	if !n.isListed(t, ref) {
@@ -83,7 +82,7 @@ func TestADamagedLayerIsFoundAndReplacedUnderARunningContainer(t *testing.T) {
 	equal(t, "the damaged file as the old container sees it", c.exec(t, "head -c 3 /ballast-0"), "rot")
 	fresh := p.start(t, "exec sleep 100000", func(c *runtime.ContainerConfig) { c.Image.Image = ref; c.Metadata.Name = "fresh" })
 	equal(t, "the file as a new container sees it", fresh.exec(t, "head -c 3 /ballast-0 | od -An -tx1 | tr -d ' '"), fmt.Sprintf("%x", before[:3]))
-	if out, code := n.troupe(t, "check"); code != 0 {
+	if out, code := n.check(t); code != 0 {
 		t.Errorf("after the repair: %d %s", code, out)
 	}
 }
@@ -138,7 +137,7 @@ func TestADaemonKilledInAPullLeavesOnlyWhatTheRetryGoesOnWith(t *testing.T) {
 	equal(t, "old partial blobs", len(n.files(t, "troupe-blobs/*.partial")), 0)
 	n.run(t, "pull", ref)
 	equal(t, "blobs after the pull", len(n.files(t, "troupe-blobs/*.partial"))+len(n.files(t, "troupe-staged/*")), 0)
-	if out, code := n.troupe(t, "check"); code != 0 {
+	if out, code := n.check(t); code != 0 {
 		t.Errorf("check: %d %s", code, out)
 	}
 }

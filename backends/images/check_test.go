@@ -1,6 +1,7 @@
 package images
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -17,6 +18,26 @@ import (
 	"github.com/troupe-run/troupe/messages"
 	"golang.org/x/sys/unix"
 )
+
+// rich is a layer with everything a layer can have.
+func rich(t *testing.T) packed {
+	t.Helper()
+	return zipped(t, tarred(t, []entry{
+		{Header: tar.Header{Typeflag: tar.TypeDir, Name: "bin/", Mode: 0o755}},
+		{Header: tar.Header{Typeflag: tar.TypeReg, Name: "bin/su", Mode: 0o4755, Uid: 3, Gid: 4}, body: "some program"},
+		{Header: tar.Header{Typeflag: tar.TypeLink, Name: "bin/also", Linkname: "bin/su", Mode: 0o4755, Uid: 3, Gid: 4}},
+		{Header: tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/link", Linkname: "su"}},
+		{Header: tar.Header{Typeflag: tar.TypeReg, Name: "empty", Mode: 0o600}},
+		{Header: tar.Header{Typeflag: tar.TypeReg, Name: "attr", Mode: 0o644, PAXRecords: map[string]string{"SCHILY.xattr.trusted.what": "this"}}, body: "x"},
+		{Header: tar.Header{Typeflag: tar.TypeChar, Name: "dev", Mode: 0o600, Devmajor: 1, Devminor: 3}},
+		{Header: tar.Header{Typeflag: tar.TypeFifo, Name: "fifo", Mode: 0o600}},
+		{Header: tar.Header{Typeflag: tar.TypeReg, Name: "gone/.wh.it"}},
+		{Header: tar.Header{Typeflag: tar.TypeDir, Name: "hides/", Mode: 0o755}},
+		{Header: tar.Header{Typeflag: tar.TypeReg, Name: "hides/.wh..wh..opq"}},
+		{Header: tar.Header{Typeflag: tar.TypeSymlink, Name: "way", Linkname: "/bin"}},
+		{Header: tar.Header{Typeflag: tar.TypeReg, Name: "way/there", Mode: 0o644}, body: "by a link"},
+	}...))
+}
 
 // damages are the ways to spoil it, and the words by which each is reported.
 var damages = map[string]struct {

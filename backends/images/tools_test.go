@@ -116,12 +116,12 @@ func runnable(t *testing.T, reg *registry, name string) string {
 	t.Helper()
 	busybox, err := os.ReadFile("/bin/busybox")
 	ok(t, err)
-	layer := layerOfEntries(t, []entry{
+	layer := zipped(t, tarred(t, []entry{
 		{Header: tar.Header{Typeflag: tar.TypeReg, Name: "bin/busybox", Mode: 0o755}, body: string(busybox)},
 		{Header: tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/sh", Linkname: "busybox"}},
 		{Header: tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/cat", Linkname: "busybox"}},
 		{Header: tar.Header{Typeflag: tar.TypeReg, Name: "word", Mode: 0o644}, body: "lower"},
-	})
+	}...))
 	reg.push(t, spec{
 		repo: name, tag: "v", layers: []packed{layer, layerWith(t, map[string][]byte{"word": []byte("upper")}, "zstd")},
 		config: ispec.ImageConfig{Cmd: []string{"cat", "/word"}, Env: []string{"PATH=/bin"}},
