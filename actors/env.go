@@ -92,6 +92,7 @@ type Env struct {
 	nodePID *actor.PID
 	events  *actor.PID
 	images  *actor.PID
+	checker *actor.PID
 	network *actor.PID
 
 	attempts atomic.Uint64

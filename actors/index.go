@@ -195,6 +195,34 @@ func (x *Index) withdrawImage(image string) (user string, free bool) {
 	return "", true
 }
 
+// imageUsers has, for each image that containers are made from or mount, when
+// the first of these was made.
+func (x *Index) imageUsers() map[string]time.Time {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	since := map[string]time.Time{}
+	use := func(image string, at time.Time) {
+		if first, known := since[image]; !known || at.Before(first) {
+			since[image] = at
+		}
+	}
+	for _, c := range x.containers {
+		use(c.ImageID, c.CreatedAt)
+		for _, image := range c.VolumeImages {
+			use(image, c.CreatedAt)
+		}
+	}
+	for id, taken := range x.taken {
+		if x.containers[id] != nil {
+			continue
+		}
+		for _, image := range taken { // being made, since when is not known
+			use(image, time.Time{})
+		}
+	}
+	return since
+}
+
 // offerImages ends that: the image is gone, or its removal failed.
 func (x *Index) offerImages(images ...string) {
 	x.mu.Lock()

@@ -63,6 +63,9 @@ func (n *node) Receive(ctx actor.Context) {
 		}
 	case messages.Abandon:
 		ctx.Send(n.env.images, m)
+		ctx.Send(n.env.checker, m)
+	case messages.CheckImages:
+		ctx.Forward(n.env.checker)
 	case messages.PullImage, messages.RemoveImage, messages.RefreshImages:
 		ctx.Forward(n.env.images)
 	default:
@@ -84,13 +87,14 @@ func (n *node) begin(ctx actor.Context) {
 	n.publish("loading")
 	n.env.events = n.serve(ctx, "events")
 	n.env.images = n.serve(ctx, "images")
+	n.env.checker = n.serve(ctx, "checker")
 	n.serve(ctx, "monitor")
 	n.read(ctx)
 }
 
 // services are the actors there is one of.
 var services = map[string]func(*Env) actor.Producer{
-	"events": newEvents, "images": newImages, "monitor": newMonitor, "network": newNetwork, "sweeper": newSweeper,
+	"checker": newChecker, "events": newEvents, "images": newImages, "monitor": newMonitor, "network": newNetwork, "sweeper": newSweeper,
 }
 
 func (n *node) serve(ctx actor.Context, name string) *actor.PID {

@@ -31,6 +31,7 @@ func (s *sweeper) Receive(ctx actor.Context) {
 		s.start(s.env, ctx, "sweeper")
 		s.show("idle")
 		s.after(s.env.Settings.SweepEvery, s.sweep)
+		s.after(s.env.Settings.SweepGrace, s.sweepImages)
 	case *actor.Stopped:
 		s.env.Index.dropActor(ctx.Self().Id)
 	default:
@@ -87,6 +88,23 @@ func (s *sweeper) looked(d done) {
 	if len(due) > 0 {
 		s.drop(due)
 	}
+}
+
+// imagesEvery is how often the image store is swept: what it keeps, it keeps for hours.
+const imagesEvery = time.Hour
+
+// sweepImages tells the image store which images have been in use, and since
+// when: a damaged layer is kept for who may have it mounted.
+func (s *sweeper) sweepImages() {
+	users := s.env.Index.imageUsers()
+	s.do(Job{Lane: LaneRead, Name: "sweep images", Limit: s.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
+		return nil, s.env.Node.Images.Sweep(ctx, users)
+	}, func(d done) {
+		s.after(imagesEvery, s.sweepImages)
+		if d.err != nil {
+			s.env.Log.Warn("the image store could not be swept and is tried again", "in", imagesEvery, "err", d.err)
+		}
+	})
 }
 
 func (s *sweeper) owned(h backends.Held) bool {

@@ -303,6 +303,17 @@ type Images interface {
 	// nothing else uses. NotFound is a success.
 	Remove(ctx context.Context, id string) error
 	Usage(ctx context.Context) (messages.Filesystem, error)
+	// Check reads all layers and the images' data again and gives those that
+	// are not what they were recorded as, having put them aside: their images
+	// are not listed any more, a pull fetches what is damaged and nothing else,
+	// and containers that have it mounted keep it. Pulls and containers go on
+	// meanwhile. progress is told how many layers of how many were read.
+	Check(ctx context.Context, progress func(done, total int)) ([]messages.Damage, error)
+	// Sweep removes what pulls that failed have left, when nobody has come back
+	// for it, and what Check has put aside and no container can have mounted:
+	// users has, for each image that containers use, when the oldest of those
+	// was made.
+	Sweep(ctx context.Context, users map[string]time.Time) error
 }
 
 // PullRequest is one caller's wish for an image.

@@ -99,3 +99,51 @@ func (i Image) CRIImage() *runtime.Image {
 	img.Uid, img.Username = splitUser(i.Config.User)
 	return img
 }
+
+// CheckImages reads the whole image store again, for damage. Those who ask
+// while a check is under way get its answer.
+type CheckImages struct {
+	Call
+	Repair bool // pull the damaged images again
+}
+
+// Answers says the reply is a CheckReport.
+func (CheckImages) Answers(CheckReport) {}
+
+// CheckReport is what a check has found. Immutable.
+type CheckReport struct {
+	Layers  int // that were read
+	Damage  []Damage
+	Repairs []Repair // none unless they were asked for
+}
+
+// Damage is a layer that is not what it was recorded as, or the data of an
+// image (then there is no Layer).
+type Damage struct {
+	Layer       string // its id in the store
+	Images      []DamagedImage
+	What        string
+	Quarantined bool // put aside: its images are not listed until they are pulled again
+}
+
+// Names are those of the images, for people.
+func (d Damage) Names() []string {
+	names := make([]string, 0, len(d.Images))
+	for _, image := range d.Images {
+		names = append(names, image.Name)
+	}
+	return names
+}
+
+// DamagedImage is an image that has a damaged layer.
+type DamagedImage struct {
+	ID   string
+	Name string // a tag if it has one, else name and digest, else the id
+	Ref  string // the name and digest that bring this very image; empty when it has none
+}
+
+// Repair is how the pull of a damaged image ended.
+type Repair struct {
+	Image DamagedImage
+	Err   string // empty: it is whole again
+}

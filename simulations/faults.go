@@ -28,6 +28,7 @@ type Faults struct {
 	MonitorCrash time.Duration // of the connection to the monitor and the monitor
 	ProcessDeath time.Duration // of a container's process, by itself
 	DiskFull     time.Duration // times at which the disk is full for a while
+	Rot          time.Duration // of a layer in the image store; a check with repair follows
 }
 
 // Draw chooses a plan from a seed ("swarm testing": some runs are calm, some
@@ -61,6 +62,7 @@ func Draw(w interface {
 	every(&f.MonitorCrash, 30*time.Second)
 	every(&f.ProcessDeath, 2*time.Second)
 	every(&f.DiskFull, time.Minute)
+	every(&f.Rot, 20*time.Second)
 	return f
 }
 

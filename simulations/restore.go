@@ -35,7 +35,8 @@ func (k *pod) restore(id, place string) {
 	}
 	if w.life == life && !life.dead {
 		for _, one := range made.Containers {
-			if c, err := life.env.Index.Container(one); err != nil || c.State != messages.ContainerCreated {
+			// One whose process has died since was created all the same.
+			if c, err := life.env.Index.Container(one); err != nil || (c.State != messages.ContainerCreated && c.State != messages.ContainerExited) {
 				w.fail("container %s of the restored pod %s is not created", one, made.Pod)
 			}
 		}

@@ -160,6 +160,24 @@ func (w *World) fate() {
 		w.Node.SetDisk(1)
 		w.after(nil, w.between(time.Second, 10*time.Second), func() { w.Node.SetDisk(0) })
 	})
+	w.often(func() time.Duration { return w.plan.Rot }, w.rot)
+}
+
+// rot damages a layer that images may share, and asks for a repair until all is
+// well: containers that have the layer keep it.
+func (w *World) rot() {
+	layers := []string{"base", "app-0", "app-1", "app-2", "app-3", "app-4"}
+	w.count("rot")
+	w.Node.SpoilLayer(layers[w.rng.IntN(len(layers))])
+	w.spawn(nil, "repair", func(p *proc) {
+		for {
+			r := w.insist(p, 10*time.Minute, func() any { return messages.CheckImages{Repair: true} }).(messages.CheckReport)
+			if !slices.ContainsFunc(r.Repairs, func(one messages.Repair) bool { return one.Err != "" }) {
+				return
+			}
+			p.sleep(w.between(time.Second, 5*time.Second))
+		}
+	}, nil)
 }
 
 // often calls f at times whose mean distance is mean, while there is one.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
@@ -19,6 +20,8 @@ type ImagesHarness struct {
 	// was there) and gives the reference and the digest it is served with. Each
 	// layer is known by a word: the same word is the same layer.
 	Publish func(t *testing.T, repo, tag string, layers ...string) (ref, digest string)
+	// Spoil damages what the store has of a layer, behind its back.
+	Spoil func(t *testing.T, layer string)
 	// Unreachable is a reference into a registry that does not answer.
 	Unreachable string
 }
@@ -33,6 +36,8 @@ func Images(t *testing.T, new func(t *testing.T) ImagesHarness) {
 		"LayersAreSharedAndStayWithTheLastImage":         sharedLayers,
 		"PullsOfImagesWithTheSameLayersAtOnceAllSucceed": pullsAtOnce,
 		"RemovingIsIdempotent":                           removing,
+		"ADamagedLayerIsPutAsideUntilAPullBringsIt":      damagedLayer,
+		"WhatWasPutAsideStaysForContainersThatHaveIt":    sweeping,
 		"FetchingAgainIsASuccessAtOnce":                  fetchingAgain,
 		"FailuresSayTheirKind":                           imageFailures,
 		"AnEndedContextEndsTheCall":                      imageContext,
@@ -184,6 +189,73 @@ func removing(t *testing.T, h ImagesHarness) {
 	}
 	must(t, h.Images.Remove(context30s(t), image.ID))
 	must(t, h.Images.Remove(context30s(t), ID(t)))
+}
+
+func damagedLayer(t *testing.T, h ImagesHarness) {
+	ref, digest := h.Publish(t, "app", "one", "base", "middle", "top")
+	other, _ := h.Publish(t, "app", "two", "base")
+	image, sound := pull(t, h, ref), pull(t, h, other)
+	check := func() []messages.Damage {
+		t.Helper()
+		var done, total int
+		found, err := h.Images.Check(context30s(t), func(d, n int) { done, total = d, n })
+		must(t, err)
+		if done != 3 || total != 3 {
+			t.Errorf("progress ended at %d of %d layers, there are 3", done, total)
+		}
+		return found
+	}
+	if found := check(); len(found) > 0 {
+		t.Fatalf("nothing is damaged, found: %+v", found)
+	}
+	h.Spoil(t, "middle")
+	for range 2 { // it stays damaged until it is pulled
+		found := check()
+		if len(found) != 1 || found[0].Layer == "" || found[0].What == "" || !found[0].Quarantined {
+			t.Fatalf("found: %+v", found)
+		}
+		if names := found[0].Names(); !slices.Equal(names, []string{ref}) || found[0].Images[0].ID != image.ID ||
+			found[0].Images[0].Ref != strings.TrimSuffix(ref, ":one")+"@"+digest {
+			t.Errorf("its images: %+v", found[0].Images)
+		}
+	}
+	if _, ok := listed(t, h, image.ID); ok {
+		t.Error("the damaged image is listed")
+	}
+	if _, ok := listed(t, h, sound.ID); !ok {
+		t.Error("the other image is not listed")
+	}
+	m, err := h.Images.Resolve(context30s(t), backends.PullRequest{Ref: ref})
+	must(t, err)
+	if m.Present {
+		t.Error("the damaged image is said to be present")
+	}
+	if again := pull(t, h, ref); again.ID != image.ID {
+		t.Errorf("pulled again: %s, want %s", again.ID, image.ID)
+	}
+	if _, ok := listed(t, h, image.ID); !ok {
+		t.Error("it is not listed after the pull")
+	}
+	if found := check(); len(found) > 0 {
+		t.Errorf("after the pull: %+v", found)
+	}
+}
+
+func sweeping(t *testing.T, h ImagesHarness) {
+	ref, _ := h.Publish(t, "app", "one", "base")
+	image := pull(t, h, ref)
+	h.Spoil(t, "base")
+	_, err := h.Images.Check(context30s(t), nil)
+	must(t, err)
+	for range 2 {
+		must(t, h.Images.Sweep(context30s(t), map[string]time.Time{image.ID: time.Now().Add(-time.Hour)}))
+	}
+	must(t, h.Images.Sweep(context30s(t), nil))
+	pull(t, h, ref)
+	must(t, h.Images.Sweep(context30s(t), nil))
+	if _, ok := listed(t, h, image.ID); !ok {
+		t.Error("a sweep has taken the image")
+	}
 }
 
 func fetchingAgain(t *testing.T, h ImagesHarness) {

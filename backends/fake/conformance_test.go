@@ -92,6 +92,7 @@ func TestImagesConform(t *testing.T) {
 		n.SetRegistry("down.example", true)
 		return conformance.ImagesHarness{
 			Images: n.Backends().Images, Unreachable: "down.example/app:1",
+			Spoil: func(_ *testing.T, layer string) { n.SpoilLayer(layer) },
 			Publish: func(_ *testing.T, repo, tag string, words ...string) (ref, digest string) {
 				var layers []fake.Layer
 				for _, word := range words {

@@ -14,6 +14,8 @@ type store struct {
 	images map[string]*stored     // by id
 	layers map[string]*storeLayer // by chain id
 	blobs  map[string]*blob       // by digest
+	aside  []*aside               // in quarantine
+	lost   []string               // what containers have lost by a sweep
 }
 
 type stored struct {
@@ -25,6 +27,9 @@ type storeLayer struct {
 	diffID string
 	size   int64
 	users  int // images; 0: left by a commit that was cut off, the next one uses it
+
+	spoiled bool // and nobody knows yet
+	missing bool // it was put aside: only its record is here
 }
 
 // blob is what has come of a layer.
@@ -60,6 +65,9 @@ func (b imagesBackend) List(ctx context.Context) ([]messages.Image, error) {
 	n := b.n
 	return ask(ctx, n, Call{Backend: "Images", Method: "List"}, func() (all []messages.Image, err error) {
 		for _, id := range sorted(n.store.images) {
+			if n.store.lacks(n.store.images[id].chain) {
+				continue
+			}
 			all = append(all, n.store.images[id].copy())
 		}
 		return all, nil

@@ -21,6 +21,7 @@ func (n *Node) Empty() (left []string) {
 			left = append(left, fmt.Sprintf("%d addresses without an attachment", owned-len(n.network.attached)))
 		}
 		left = append(left, n.miscounted()...)
+		left = append(left, n.store.lost...)
 	})
 	return left
 }
@@ -189,7 +190,12 @@ func (n *Node) miscounted() []string {
 		used += int64(len(r.data))
 	}
 	for _, l := range n.store.layers {
-		used += l.size
+		if !l.missing {
+			used += l.size
+		}
+	}
+	for _, a := range n.store.aside {
+		used += a.size
 	}
 	for _, b := range n.store.blobs {
 		used += b.have

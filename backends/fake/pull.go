@@ -87,7 +87,7 @@ func (n *Node) dropBlob(digest string) {
 
 func (s *store) hasLayer(diffID string) bool {
 	for _, l := range s.layers {
-		if l.diffID == diffID {
+		if l.diffID == diffID && !l.missing {
 			return true
 		}
 	}
@@ -106,6 +106,14 @@ func (b imagesBackend) Commit(ctx context.Context, r backends.PullRequest, m bac
 	}
 	return ask(ctx, n, c, func() (messages.Image, error) {
 		have := n.store.images[m.ConfigID]
+		if have != nil && n.store.lacks(have.chain) {
+			if _, err := n.apply(m); err != nil {
+				return messages.Image{}, err
+			}
+			for _, l := range m.Layers {
+				n.dropBlob(l.Digest)
+			}
+		}
 		if have == nil {
 			chain, err := n.apply(m)
 			if err != nil {
@@ -131,7 +139,8 @@ func (b imagesBackend) Commit(ctx context.Context, r backends.PullRequest, m bac
 func (n *Node) missingLayers(m backends.Manifest) (missing []backends.Layer) {
 	n.change(func() {
 		for _, l := range m.Layers {
-			if n.store.images[m.ConfigID] == nil && !n.store.fetched(l) {
+			have := n.store.images[m.ConfigID]
+			if (have == nil || n.store.lacks(have.chain)) && !n.store.fetched(l) {
 				missing = append(missing, l)
 			}
 		}
@@ -153,7 +162,8 @@ func (n *Node) apply(m backends.Manifest) (chain []string, err error) {
 	for _, l := range m.Layers {
 		above = sum("chain", above+l.DiffID)
 		chain = append(chain, above)
-		if n.store.layers[above] != nil {
+		old := n.store.layers[above]
+		if old != nil && !old.missing {
 			continue
 		}
 		if !n.store.fetched(l) {
@@ -170,6 +180,10 @@ func (n *Node) apply(m backends.Manifest) (chain []string, err error) {
 			}
 			return nil, err
 		}
+		if old != nil {
+			old.missing = false
+			continue
+		}
 		n.store.layers[above] = &storeLayer{diffID: l.DiffID, size: max(l.Size, 0)}
 		made = append(made, above)
 	}
@@ -180,7 +194,9 @@ func (n *Node) apply(m backends.Manifest) (chain []string, err error) {
 func (s *store) dropLayers(d *disk, chain []string) {
 	for _, id := range chain {
 		if l := s.layers[id]; l != nil && l.users == 0 {
-			d.give(l.size)
+			if !l.missing {
+				d.give(l.size)
+			}
 			delete(s.layers, id)
 		}
 	}

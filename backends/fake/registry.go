@@ -124,7 +124,8 @@ func (b imagesBackend) Resolve(ctx context.Context, r backends.PullRequest) (bac
 			return backends.Manifest{}, messages.Errorf(messages.Unauthorized, "image %s: the registry refused the credentials", named)
 		}
 		m := backends.Manifest{Ref: named.String(), Digest: img.digest, ConfigID: img.id, Opaque: img}
-		m.Present = n.store.images[img.id] != nil
+		have := n.store.images[img.id]
+		m.Present = have != nil && !n.store.lacks(have.chain)
 		for _, l := range img.Layers {
 			m.Layers = append(m.Layers, backends.Layer{
 				Digest: "sha256:" + sum("blob", l.Name), DiffID: "sha256:" + sum("diff", l.Name),

@@ -29,8 +29,8 @@ func (b rootfsBackend) Mount(ctx context.Context, r backends.RootfsRequest) (str
 		if have := n.roots[k]; have != nil && have.mounted {
 			return n.rootPath(k), nil
 		}
-		if n.store.images[r.ImageID] == nil {
-			return "", messages.Errorf(messages.NotFound, "image %s is not in the store: pull it first", r.ImageID)
+		if err := n.store.whole(r.ImageID); err != nil {
+			return "", err
 		}
 		if r.User != nil && n.inode(r.User.Path) == 0 {
 			return "", messages.Errorf(messages.Internal, "the user namespace of the pod is not pinned at %q", r.User.Path)

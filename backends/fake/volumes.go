@@ -27,8 +27,8 @@ func (b volumesBackend) Mount(ctx context.Context, r backends.VolumesRequest) (b
 	c := Call{Backend: "Volumes", Method: "Mount", Pod: r.Pod, Container: r.Container}
 	return ask(ctx, n, c, func() (paths backends.VolumePaths, err error) {
 		for _, v := range r.Images {
-			if n.store.images[v.ImageID] == nil {
-				return paths, messages.Errorf(messages.ImageVolumeMountFailed, "image %s is not in the store: pull it first", v.ImageID)
+			if err := n.store.whole(v.ImageID); err != nil {
+				return paths, messages.Errorf(messages.ImageVolumeMountFailed, "%w", err)
 			}
 		}
 		if n.volumes[k] == nil {

@@ -76,6 +76,13 @@ func (s *Store) fetchFile(ctx context.Context, res *resolved, l backends.Layer, 
 		m.received(l.Size)
 		return nil
 	}
+	file := l
+	file.MediaType = "" // whatever it is packed with, it is not unpacked
+	release, err := s.reserve(backends.Manifest{Ref: res.named.String()}, file)
+	if err != nil {
+		return err
+	}
+	defer release()
 	blob, err := s.openBlob(l)
 	if err != nil {
 		return err

@@ -145,7 +145,8 @@ func (s *Store) addBigData(id string, items []storage.ImageBigDataOption) error 
 		return err
 	}
 	for _, item := range items {
-		if slices.Contains(record.BigDataNames, item.Key) {
+		// What a check has found damaged it has put aside, and names stay.
+		if slices.Contains(record.BigDataNames, item.Key) && s.wrongData(record, item.Key) == nil {
 			continue
 		}
 		if err := s.store.SetImageBigData(id, item.Key, item.Data, manifest.Digest); err != nil {

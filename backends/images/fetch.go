@@ -48,12 +48,14 @@ func (s *Store) Fetch(ctx context.Context, _ backends.PullRequest, m backends.Ma
 }
 
 func (s *Store) fetch(ctx context.Context, res *resolved, m backends.Manifest, l backends.Layer, meter *meter) error {
-	if err := s.checkSpace(m.Ref, l); err != nil {
-		return err
-	}
 	if res.artifact != nil {
 		return s.fetchFile(ctx, res, l, meter)
 	}
+	release, err := s.reserve(m, l)
+	if err != nil {
+		return err
+	}
+	defer release()
 	st, err := s.stageChunked(ctx, res, l, meter)
 	if err == nil && st == nil {
 		st, err = s.stage(ctx, res, l, meter)
@@ -62,18 +64,6 @@ func (s *Store) fetch(ctx context.Context, res *resolved, m backends.Manifest, l
 		return err
 	}
 	return s.keep(ctx, st)
-}
-
-// checkSpace refuses at once what cannot fit.
-func (s *Store) checkSpace(ref string, l backends.Layer) error {
-	free, err := freeBytes(s.cfg.BlobDir)
-	if err != nil {
-		return storeError(err, "layer %s of %s", l.Digest, ref)
-	}
-	if l.Size > 0 && uint64(l.Size) > free {
-		return messages.Errorf(messages.NoSpace, "layer %s of %s has %d bytes, %s has only %d free", l.Digest, ref, l.Size, s.cfg.BlobDir, free)
-	}
-	return nil
 }
 
 func freeBytes(dir string) (uint64, error) {

@@ -47,13 +47,15 @@ func (s *Store) stored(l backends.Layer) string {
 	return ""
 }
 
-// whole says whether a layer is recorded and its directory is there.
+// whole says whether a layer is recorded and its own directory is there: those
+// below it may be in quarantine, and are fetched by themselves.
 func (s *Store) whole(id string) bool {
-	if _, err := s.store.Layer(id); err != nil {
+	layer, err := s.store.Layer(id)
+	if err != nil {
 		return false
 	}
-	_, err := s.chainDirs(id)
-	return err == nil
+	place, err := s.placeOf(layer)
+	return err == nil && isDirectory(place.diff) == nil
 }
 
 // madeFrom says whether a layer of the store was made from this blob.
@@ -83,8 +85,8 @@ func (s *Store) putLayer(ctx context.Context, r backends.PullRequest, m backends
 		// The same content, packed in another way: it is enough to have seen that it is.
 		return nil
 	}
-	if err := s.dropDamaged(chain[i:]); err != nil {
-		return err
+	if _, err := s.store.Layer(id); err == nil {
+		return s.replaceLayer(id, st)
 	}
 	parent := ""
 	if i > 0 {
@@ -95,7 +97,10 @@ func (s *Store) putLayer(ctx context.Context, r backends.PullRequest, m backends
 	}
 	err = s.commitStaged(id, parent, st)
 	if errors.Is(err, storage.ErrDuplicateID) {
-		err = nil // another tool has just made it
+		return nil // another tool has just made it
+	}
+	if err == nil {
+		s.counts(id, st)
 	}
 	return err
 }
@@ -161,24 +166,6 @@ func (r withContext) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return r.Reader.Read(p)
-}
-
-// dropDamaged removes records of layers that are not whole, the uppermost
-// first: what stands on a damaged layer must be made anew with it.
-func (s *Store) dropDamaged(chain []string) error {
-	if _, err := s.store.Layer(chain[0]); err != nil {
-		return nil
-	}
-	for i := len(chain) - 1; i >= 0; i-- {
-		if _, err := s.store.Layer(chain[i]); err != nil {
-			continue
-		}
-		s.log.Warn("layer is damaged and is made anew", "layer", chain[i])
-		if err := s.store.Delete(chain[i]); err != nil {
-			return fmt.Errorf("removing damaged layer %s: %w", chain[i], err)
-		}
-	}
-	return nil
 }
 
 func (s *Store) markerDir() string           { return filepath.Join(s.cfg.BlobDir, "layers") }

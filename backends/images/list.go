@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -35,6 +36,7 @@ func (s *Store) List(ctx context.Context) ([]messages.Image, error) {
 		return nil, storeError(err, "listing images")
 	}
 	list := make([]messages.Image, 0, len(records))
+	there := directories{}
 	alive := make(map[string]bool, len(records))
 	for i := range records {
 		if err := ctx.Err(); err != nil {
@@ -42,8 +44,11 @@ func (s *Store) List(ctx context.Context) ([]messages.Image, error) {
 		}
 		alive[records[i].ID] = true
 		image, err := s.describe(&records[i])
+		if err == nil {
+			err = s.allThere(&records[i], there)
+		}
+		s.notListed(records[i].ID, err)
 		if err != nil {
-			s.log.Warn("image cannot be read and is not listed", "image", records[i].ID, "error", err)
 			continue
 		}
 		list = append(list, image)
@@ -52,14 +57,53 @@ func (s *Store) List(ctx context.Context) ([]messages.Image, error) {
 		list = append(list, s.describeArtifact(record))
 	}
 	s.mu.Lock()
-	for id := range s.facts {
-		if !alive[id] {
-			delete(s.facts, id)
-		}
-	}
+	maps.DeleteFunc(s.facts, func(id string, _ facts) bool { return !alive[id] })
+	maps.DeleteFunc(s.unlisted, func(id, _ string) bool { return !alive[id] })
 	s.mu.Unlock()
 	slices.SortFunc(list, func(a, b messages.Image) int { return cmp.Compare(a.ID, b.ID) })
 	return list, nil
+}
+
+// directories remembers, for one List, which layers have theirs.
+type directories map[string]error
+
+// allThere says whether the image's layers have their directories: one that
+// has not is damaged and in quarantine.
+func (s *Store) allThere(record *storage.Image, known directories) error {
+	for id := record.TopLayer; id != ""; {
+		layer, err := s.store.Layer(id)
+		if err != nil {
+			return fmt.Errorf("layer %s: %w", id, err)
+		}
+		if layer.ReadOnly {
+			return nil
+		}
+		err, looked := known[id]
+		if !looked {
+			err = isDirectory(placeIn(s.imageRoot(), id).diff)
+			known[id] = err
+		}
+		if err != nil {
+			return err
+		}
+		id = layer.Parent
+	}
+	return nil
+}
+
+// notListed says once why an image is not listed, until the reason is another.
+func (s *Store) notListed(image string, why error) {
+	s.mu.Lock()
+	before := s.unlisted[image]
+	if why == nil {
+		delete(s.unlisted, image)
+	} else {
+		s.unlisted[image] = why.Error()
+	}
+	s.mu.Unlock()
+	if why != nil && why.Error() != before {
+		s.log.Warn("image is damaged and is not listed; pull it again", "image", image, "error", why)
+	}
 }
 
 func (s *Store) describe(record *storage.Image) (messages.Image, error) {

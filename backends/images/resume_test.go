@@ -232,6 +232,7 @@ func TestOfAChunkedLayerOnlyTheMissingFilesAreFetched(t *testing.T) {
 	if image2 := pull(t, s, ask(reg.addr+"/a:new")); image2.ID != image.ID {
 		t.Errorf("pulled again it is %s, was %s", image2.ID, image.ID)
 	}
+	wantSound(t, s)
 }
 
 func TestAChunkedLayerThatLiesAboutItsFilesIsRefused(t *testing.T) {

@@ -54,6 +54,7 @@ type Config struct {
 	InsecureRegistries   []string      // insecure_registries: host[:port] or CIDR
 	BigFilesTemporaryDir string        // big_files_temporary_dir
 	PullProgressTimeout  time.Duration // pull_progress_timeout; 0: never
+	MinFree              uint64        // bytes that no pull may take of the store's file system
 	PinnedImages         []string      // pinned_images: exact, "prefix*", or "*keyword*"
 	ShortNameMode        string        // enforcing (the default), permissive, disabled
 	DecryptionKeys       string        // decryption_keys_path: folder of private keys for encrypted layers
@@ -88,15 +89,18 @@ type Store struct {
 	artifacts  artifacts
 	cores      *semaphore.Weighted // who unpacks
 	syncs      syncs
+	space      ledger
 	behind     sync.WaitGroup // what Close waits for
 
 	signing      sync.Mutex // one record's metadata is read and written at a time
 	resolveLimit time.Duration
 
-	mu    sync.Mutex
-	facts map[string]facts // by image id
-	files map[string]inodes
-	swept time.Time
+	mu       sync.Mutex
+	facts    map[string]facts  // by image id
+	unlisted map[string]string // by image id: why it is damaged, which has been said
+	files    map[string]inodes // by layer id
+	filesNew bool              // and not yet in their file
+	swept    time.Time
 
 	staged map[string]*stagedLayer // by blob digest
 }
@@ -119,7 +123,10 @@ func New(cfg Config) (*Store, error) {
 		cfg.Log = slog.Default()
 	}
 	forwardLibraryLog(cfg.Log)
-	s := &Store{cfg: cfg, log: cfg.Log, resolveLimit: resolveLimit, facts: map[string]facts{}, files: map[string]inodes{}, staged: map[string]*stagedLayer{}}
+	s := &Store{
+		cfg: cfg, log: cfg.Log, resolveLimit: resolveLimit,
+		facts: map[string]facts{}, unlisted: map[string]string{}, files: map[string]inodes{}, staged: map[string]*stagedLayer{},
+	}
 	s.cores = semaphore.NewWeighted(int64(max(2, runtime.NumCPU())))
 	r, err := rulesOf(cfg)
 	if err != nil {
@@ -160,6 +167,7 @@ func (s *Store) recover() error {
 			return fmt.Errorf("image blob cache: %w", err)
 		}
 	}
+	s.loadCounts()
 	if err := s.dropLeftLayers(); err != nil {
 		return err
 	}
@@ -235,11 +243,17 @@ func (s *Store) chainDirs(top string) ([]string, error) {
 		dirs = append(dirs, strings.Split(lower, ":")...)
 	}
 	for _, dir := range dirs {
-		if info, err := os.Stat(dir); err != nil {
+		if err := isDirectory(dir); err != nil {
 			return nil, err
-		} else if !info.IsDir() {
-			return nil, fmt.Errorf("%s is not a directory", dir)
 		}
 	}
 	return dirs, nil
+}
+
+func isDirectory(path string) error {
+	info, err := os.Stat(path)
+	if err == nil && !info.IsDir() {
+		err = fmt.Errorf("%s is not a directory", path)
+	}
+	return err
 }

@@ -35,7 +35,14 @@ func TestConformance(t *testing.T) {
 		s := open(t, reg, nil)
 		prefix := conformance.ID(t)[:12]
 		return conformance.ImagesHarness{
-			Images:      s,
+			Images: s,
+			Spoil: func(t *testing.T, word string) {
+				files, err := filepath.Glob(s.cfg.GraphRoot + "/overlay/*/diff/" + word)
+				ok(t, err)
+				for _, file := range files {
+					write(t, file, []byte("spoiled "+word))
+				}
+			},
 			Unreachable: freeAddress(t) + "/app:one",
 			Publish: func(t *testing.T, repo, tag string, words ...string) (string, string) {
 				sp := spec{repo: prefix + "/" + repo, tag: tag}

@@ -23,6 +23,7 @@ import (
 
 // running is a daemon over a node in memory, in directories of its own.
 type running struct {
+	node      *fake.Node
 	dir, file string
 	log       *lockedBuffer
 	signals   chan os.Signal
@@ -86,7 +87,8 @@ func startDaemon(t *testing.T, dir, extra string) *running {
 			if err != nil {
 				return nil, err
 			}
-			node := fake.New(fake.Config{}).Backends()
+			r.node = fake.New(fake.Config{})
+			node := r.node.Backends()
 			r.pins.Namespaces = node.Namespaces
 			node.Namespaces = r.pins
 			meter, err := stats.New(stats.Config{Root: dir}) // nobody asks it here

@@ -182,6 +182,7 @@ func imagesConfig(c *config.Config) images.Config {
 		BigFilesTemporaryDir: c.Image.TempDir,
 		PullProgressTimeout:  c.Image.PullStall,
 		PinnedImages:         c.Image.Pinned,
+		MinFree:              uint64(c.Troupe.MinFree) << 20,
 		ShortNameMode:        c.Image.ShortNameMode,
 		NoArtifactMounts:     !c.Image.ArtifactMounts,
 	}

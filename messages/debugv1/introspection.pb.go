@@ -483,6 +483,232 @@ func (x *Edge) GetError() string {
 	return ""
 }
 
+type CheckRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Repair        bool                   `protobuf:"varint,1,opt,name=repair,proto3" json:"repair,omitempty"` // pull the damaged images again
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckRequest) Reset() {
+	*x = CheckRequest{}
+	mi := &file_introspection_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckRequest) ProtoMessage() {}
+
+func (x *CheckRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_introspection_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
+func (*CheckRequest) Descriptor() ([]byte, []int) {
+	return file_introspection_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *CheckRequest) GetRepair() bool {
+	if x != nil {
+		return x.Repair
+	}
+	return false
+}
+
+type CheckResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Layers        int64                  `protobuf:"varint,1,opt,name=layers,proto3" json:"layers,omitempty"` // that were read
+	Damage        []*Damage              `protobuf:"bytes,2,rep,name=damage,proto3" json:"damage,omitempty"`
+	Repairs       []*Repair              `protobuf:"bytes,3,rep,name=repairs,proto3" json:"repairs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckResponse) Reset() {
+	*x = CheckResponse{}
+	mi := &file_introspection_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckResponse) ProtoMessage() {}
+
+func (x *CheckResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_introspection_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
+func (*CheckResponse) Descriptor() ([]byte, []int) {
+	return file_introspection_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *CheckResponse) GetLayers() int64 {
+	if x != nil {
+		return x.Layers
+	}
+	return 0
+}
+
+func (x *CheckResponse) GetDamage() []*Damage {
+	if x != nil {
+		return x.Damage
+	}
+	return nil
+}
+
+func (x *CheckResponse) GetRepairs() []*Repair {
+	if x != nil {
+		return x.Repairs
+	}
+	return nil
+}
+
+// Damage is a layer that is not what it was recorded as, or the data of an image.
+type Damage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Layer         string                 `protobuf:"bytes,1,opt,name=layer,proto3" json:"layer,omitempty"`   // its id in the store; empty: it is an image's data
+	Images        []string               `protobuf:"bytes,2,rep,name=images,proto3" json:"images,omitempty"` // that have it
+	What          string                 `protobuf:"bytes,3,opt,name=what,proto3" json:"what,omitempty"`
+	Quarantined   bool                   `protobuf:"varint,4,opt,name=quarantined,proto3" json:"quarantined,omitempty"` // put aside: its images are not listed until they are pulled again
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Damage) Reset() {
+	*x = Damage{}
+	mi := &file_introspection_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Damage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Damage) ProtoMessage() {}
+
+func (x *Damage) ProtoReflect() protoreflect.Message {
+	mi := &file_introspection_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Damage.ProtoReflect.Descriptor instead.
+func (*Damage) Descriptor() ([]byte, []int) {
+	return file_introspection_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Damage) GetLayer() string {
+	if x != nil {
+		return x.Layer
+	}
+	return ""
+}
+
+func (x *Damage) GetImages() []string {
+	if x != nil {
+		return x.Images
+	}
+	return nil
+}
+
+func (x *Damage) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *Damage) GetQuarantined() bool {
+	if x != nil {
+		return x.Quarantined
+	}
+	return false
+}
+
+// Repair is how the pull of a damaged image ended.
+type Repair struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Image         string                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	Error         string                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"` // empty: it is whole again
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Repair) Reset() {
+	*x = Repair{}
+	mi := &file_introspection_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Repair) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Repair) ProtoMessage() {}
+
+func (x *Repair) ProtoReflect() protoreflect.Message {
+	mi := &file_introspection_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Repair.ProtoReflect.Descriptor instead.
+func (*Repair) Descriptor() ([]byte, []int) {
+	return file_introspection_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Repair) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *Repair) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 var File_introspection_proto protoreflect.FileDescriptor
 
 const file_introspection_proto_rawDesc = "" +
@@ -519,10 +745,25 @@ const file_introspection_proto_rawDesc = "" +
 	"\x02to\x18\x03 \x01(\tR\x02to\x12\x12\n" +
 	"\x04step\x18\x04 \x01(\tR\x04step\x12-\n" +
 	"\x04took\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04took\x12\x14\n" +
-	"\x05error\x18\x06 \x01(\tR\x05error2\xa5\x01\n" +
+	"\x05error\x18\x06 \x01(\tR\x05error\"&\n" +
+	"\fCheckRequest\x12\x16\n" +
+	"\x06repair\x18\x01 \x01(\bR\x06repair\"\x8b\x01\n" +
+	"\rCheckResponse\x12\x16\n" +
+	"\x06layers\x18\x01 \x01(\x03R\x06layers\x12/\n" +
+	"\x06damage\x18\x02 \x03(\v2\x17.troupe.debug.v1.DamageR\x06damage\x121\n" +
+	"\arepairs\x18\x03 \x03(\v2\x17.troupe.debug.v1.RepairR\arepairs\"l\n" +
+	"\x06Damage\x12\x14\n" +
+	"\x05layer\x18\x01 \x01(\tR\x05layer\x12\x16\n" +
+	"\x06images\x18\x02 \x03(\tR\x06images\x12\x12\n" +
+	"\x04what\x18\x03 \x01(\tR\x04what\x12 \n" +
+	"\vquarantined\x18\x04 \x01(\bR\vquarantined\"4\n" +
+	"\x06Repair\x12\x14\n" +
+	"\x05image\x18\x01 \x01(\tR\x05image\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error2\xed\x01\n" +
 	"\rIntrospection\x12C\n" +
 	"\x04Tree\x12\x1c.troupe.debug.v1.TreeRequest\x1a\x1d.troupe.debug.v1.TreeResponse\x12O\n" +
-	"\bTimeline\x12 .troupe.debug.v1.TimelineRequest\x1a!.troupe.debug.v1.TimelineResponseB/Z-github.com/troupe-run/troupe/messages/debugv1b\x06proto3"
+	"\bTimeline\x12 .troupe.debug.v1.TimelineRequest\x1a!.troupe.debug.v1.TimelineResponse\x12F\n" +
+	"\x05Check\x12\x1d.troupe.debug.v1.CheckRequest\x1a\x1e.troupe.debug.v1.CheckResponseB/Z-github.com/troupe-run/troupe/messages/debugv1b\x06proto3"
 
 var (
 	file_introspection_proto_rawDescOnce sync.Once
@@ -536,7 +777,7 @@ func file_introspection_proto_rawDescGZIP() []byte {
 	return file_introspection_proto_rawDescData
 }
 
-var file_introspection_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_introspection_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_introspection_proto_goTypes = []any{
 	(*TreeRequest)(nil),           // 0: troupe.debug.v1.TreeRequest
 	(*TreeResponse)(nil),          // 1: troupe.debug.v1.TreeResponse
@@ -545,26 +786,34 @@ var file_introspection_proto_goTypes = []any{
 	(*TimelineResponse)(nil),      // 4: troupe.debug.v1.TimelineResponse
 	(*Life)(nil),                  // 5: troupe.debug.v1.Life
 	(*Edge)(nil),                  // 6: troupe.debug.v1.Edge
-	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 8: google.protobuf.Duration
+	(*CheckRequest)(nil),          // 7: troupe.debug.v1.CheckRequest
+	(*CheckResponse)(nil),         // 8: troupe.debug.v1.CheckResponse
+	(*Damage)(nil),                // 9: troupe.debug.v1.Damage
+	(*Repair)(nil),                // 10: troupe.debug.v1.Repair
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 12: google.protobuf.Duration
 }
 var file_introspection_proto_depIdxs = []int32{
-	2, // 0: troupe.debug.v1.TreeResponse.actors:type_name -> troupe.debug.v1.Actor
-	7, // 1: troupe.debug.v1.Actor.since:type_name -> google.protobuf.Timestamp
-	5, // 2: troupe.debug.v1.TimelineResponse.lives:type_name -> troupe.debug.v1.Life
-	7, // 3: troupe.debug.v1.Life.since:type_name -> google.protobuf.Timestamp
-	6, // 4: troupe.debug.v1.Life.edges:type_name -> troupe.debug.v1.Edge
-	7, // 5: troupe.debug.v1.Edge.at:type_name -> google.protobuf.Timestamp
-	8, // 6: troupe.debug.v1.Edge.took:type_name -> google.protobuf.Duration
-	0, // 7: troupe.debug.v1.Introspection.Tree:input_type -> troupe.debug.v1.TreeRequest
-	3, // 8: troupe.debug.v1.Introspection.Timeline:input_type -> troupe.debug.v1.TimelineRequest
-	1, // 9: troupe.debug.v1.Introspection.Tree:output_type -> troupe.debug.v1.TreeResponse
-	4, // 10: troupe.debug.v1.Introspection.Timeline:output_type -> troupe.debug.v1.TimelineResponse
-	9, // [9:11] is the sub-list for method output_type
-	7, // [7:9] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	2,  // 0: troupe.debug.v1.TreeResponse.actors:type_name -> troupe.debug.v1.Actor
+	11, // 1: troupe.debug.v1.Actor.since:type_name -> google.protobuf.Timestamp
+	5,  // 2: troupe.debug.v1.TimelineResponse.lives:type_name -> troupe.debug.v1.Life
+	11, // 3: troupe.debug.v1.Life.since:type_name -> google.protobuf.Timestamp
+	6,  // 4: troupe.debug.v1.Life.edges:type_name -> troupe.debug.v1.Edge
+	11, // 5: troupe.debug.v1.Edge.at:type_name -> google.protobuf.Timestamp
+	12, // 6: troupe.debug.v1.Edge.took:type_name -> google.protobuf.Duration
+	9,  // 7: troupe.debug.v1.CheckResponse.damage:type_name -> troupe.debug.v1.Damage
+	10, // 8: troupe.debug.v1.CheckResponse.repairs:type_name -> troupe.debug.v1.Repair
+	0,  // 9: troupe.debug.v1.Introspection.Tree:input_type -> troupe.debug.v1.TreeRequest
+	3,  // 10: troupe.debug.v1.Introspection.Timeline:input_type -> troupe.debug.v1.TimelineRequest
+	7,  // 11: troupe.debug.v1.Introspection.Check:input_type -> troupe.debug.v1.CheckRequest
+	1,  // 12: troupe.debug.v1.Introspection.Tree:output_type -> troupe.debug.v1.TreeResponse
+	4,  // 13: troupe.debug.v1.Introspection.Timeline:output_type -> troupe.debug.v1.TimelineResponse
+	8,  // 14: troupe.debug.v1.Introspection.Check:output_type -> troupe.debug.v1.CheckResponse
+	12, // [12:15] is the sub-list for method output_type
+	9,  // [9:12] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_introspection_proto_init() }
@@ -578,7 +827,7 @@ func file_introspection_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_introspection_proto_rawDesc), len(file_introspection_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

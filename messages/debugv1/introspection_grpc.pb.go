@@ -26,6 +26,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Introspection_Tree_FullMethodName     = "/troupe.debug.v1.Introspection/Tree"
 	Introspection_Timeline_FullMethodName = "/troupe.debug.v1.Introspection/Timeline"
+	Introspection_Check_FullMethodName    = "/troupe.debug.v1.Introspection/Check"
 )
 
 // IntrospectionClient is the client API for Introspection service.
@@ -37,6 +38,9 @@ type IntrospectionClient interface {
 	// Timeline is what a pod and its containers went through, and what they are
 	// doing now; without a pod that of the image pulls too.
 	Timeline(ctx context.Context, in *TimelineRequest, opts ...grpc.CallOption) (*TimelineResponse, error)
+	// Check reads the whole image store again, for damage. It answers when it has
+	// ended, which can take long; Tree shows how far it is (the checker's step).
+	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error)
 }
 
 type introspectionClient struct {
@@ -67,6 +71,16 @@ func (c *introspectionClient) Timeline(ctx context.Context, in *TimelineRequest,
 	return out, nil
 }
 
+func (c *introspectionClient) Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CheckResponse)
+	err := c.cc.Invoke(ctx, Introspection_Check_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // IntrospectionServer is the server API for Introspection service.
 // All implementations must embed UnimplementedIntrospectionServer
 // for forward compatibility.
@@ -76,6 +90,9 @@ type IntrospectionServer interface {
 	// Timeline is what a pod and its containers went through, and what they are
 	// doing now; without a pod that of the image pulls too.
 	Timeline(context.Context, *TimelineRequest) (*TimelineResponse, error)
+	// Check reads the whole image store again, for damage. It answers when it has
+	// ended, which can take long; Tree shows how far it is (the checker's step).
+	Check(context.Context, *CheckRequest) (*CheckResponse, error)
 	mustEmbedUnimplementedIntrospectionServer()
 }
 
@@ -91,6 +108,9 @@ func (UnimplementedIntrospectionServer) Tree(context.Context, *TreeRequest) (*Tr
 }
 func (UnimplementedIntrospectionServer) Timeline(context.Context, *TimelineRequest) (*TimelineResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Timeline not implemented")
+}
+func (UnimplementedIntrospectionServer) Check(context.Context, *CheckRequest) (*CheckResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Check not implemented")
 }
 func (UnimplementedIntrospectionServer) mustEmbedUnimplementedIntrospectionServer() {}
 func (UnimplementedIntrospectionServer) testEmbeddedByValue()                       {}
@@ -149,6 +169,24 @@ func _Introspection_Timeline_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Introspection_Check_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CheckRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IntrospectionServer).Check(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Introspection_Check_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IntrospectionServer).Check(ctx, req.(*CheckRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Introspection_ServiceDesc is the grpc.ServiceDesc for Introspection service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -163,6 +201,10 @@ var Introspection_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Timeline",
 			Handler:    _Introspection_Timeline_Handler,
+		},
+		{
+			MethodName: "Check",
+			Handler:    _Introspection_Check_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -120,6 +120,7 @@ type Troupe struct {
 	CgroupParent string // pods for which the kubelet names no cgroup
 	DrainTimeout time.Duration
 	SweepGrace   time.Duration
+	MinFree      int // MiB
 	Lanes        Lanes
 }
 
