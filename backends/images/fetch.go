@@ -35,10 +35,14 @@ func (s *Store) Fetch(ctx context.Context, _ backends.PullRequest, m backends.Ma
 		meter.received(max(l.Size, 0))
 		return nil
 	}
-	err = s.fetch(ctx, res, m, l, meter)
+	err = errNoRoom
+	if !res.full.Load() {
+		err = s.fetch(ctx, res, m, l, meter)
+	}
 	if messages.KindOf(err) == messages.NoSpace {
 		// The retry will have to download again; that is better than to leave
 		// the node full.
+		res.full.Store(true)
 		s.behind.Go(func() { s.dropSoon(m.Layers) })
 	}
 	if err != nil {
@@ -46,6 +50,8 @@ func (s *Store) Fetch(ctx context.Context, _ backends.PullRequest, m backends.Ma
 	}
 	return nil
 }
+
+var errNoRoom = messages.Errorf(messages.NoSpace, "the disk has no room for its image")
 
 func (s *Store) fetch(ctx context.Context, res *resolved, m backends.Manifest, l backends.Layer, meter *meter) error {
 	if res.artifact != nil {
@@ -63,7 +69,10 @@ func (s *Store) fetch(ctx context.Context, res *resolved, m backends.Manifest, l
 	if err != nil {
 		return err
 	}
-	return s.keep(ctx, st)
+	if err := s.keep(ctx, st); err != nil {
+		return errors.Join(err, os.RemoveAll(st.dir))
+	}
+	return nil
 }
 
 func freeBytes(dir string) (uint64, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -39,6 +40,8 @@ type resolved struct {
 
 	artifact *artifact         // of an OCI artifact, which has no config
 	also     []reference.Named // more names an archive gives the image
+
+	full atomic.Bool // the disk has no room for it: what was fetched goes
 }
 
 func (res *resolved) names() []reference.Named {
