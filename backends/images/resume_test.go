@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/backends/conformance"
 	"go.podman.io/image/v5/docker"
@@ -170,6 +171,25 @@ func TestACommitThatWasCutOffAnywhereIsMadeGoodByTheNextPull(t *testing.T) {
 			}
 			pull(t, again, ask(reg.addr+"/a:v"))
 		})
+	}
+}
+
+func TestALayerOfAnyLengthIsUnpacked(t *testing.T) {
+	reg := startRegistry(t, registryOptions{})
+	s := open(t, reg, nil)
+	const header, end = 512, 1024
+	for name, size := range map[string]int{
+		"ends-with-a-piece": 4*aheadSize - header - end, "ends-before": 4*aheadSize - 2*header - end, "ends-after": 4*aheadSize - end,
+	} {
+		plain := layerWith(t, map[string][]byte{"f": noise(t, size)}, "").blob
+		for tag, blob := range map[string][]byte{
+			name: plain, name + "-padded": append(bytes.Clone(plain), make([]byte, 10240)...), name + "-without-its-end": plain[:len(plain)-end],
+		} {
+			reg.push(t, spec{repo: "a", tag: tag, layers: []packed{{diffID: digest.FromBytes(blob), blob: blob}}})
+			if _, err := conformance.Pull(context.Background(), s, ask(reg.addr+"/a:"+tag)); err != nil {
+				t.Errorf("%s: %v", tag, err)
+			}
+		}
 	}
 }
 

@@ -50,7 +50,9 @@ func unpack(stream *inspector, dir string, split io.Writer, seen func(int64)) (u
 	}
 	err = extract(dir, ahead)
 	if err == nil {
-		_, err = io.Copy(io.Discard, ahead) // padding belongs to the digest
+		// Padding belongs to the digest. By Read: the WriteTo of readahead calls
+		// it an error when there is no more.
+		_, err = io.Copy(io.Discard, struct{ io.Reader }{ahead})
 	}
 	payload.Close()
 	ahead.Close()
