@@ -186,6 +186,7 @@ func FuzzLayer(f *testing.F) {
 		if err != nil {
 			return
 		}
+		asTheLibrary(t, plain)
 		if got.DiffID != digest.FromBytes(plain) || got.Size != int64(len(plain)) {
 			t.Fatalf("taken as %+v", got)
 		}
