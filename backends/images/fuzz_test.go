@@ -191,8 +191,9 @@ func FuzzLayer(f *testing.F) {
 			t.Fatalf("taken as %+v", got)
 		}
 		// tar-split keeps of a sparse file what it reads as, not what it was:
-		// podman can run such an image, and cannot push it again.
-		if !bytes.Contains(plain, []byte("GNU.sparse.")) {
+		// podman can run such an image, and cannot push it again. It drops what
+		// follows the last whole block.
+		if !bytes.Contains(plain, []byte("GNU.sparse.")) && len(plain)%512 == 0 {
 			checkSplit(t, plain, &split)
 		}
 	})
