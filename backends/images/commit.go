@@ -63,6 +63,9 @@ func (s *Store) Commit(ctx context.Context, r backends.PullRequest, m backends.M
 }
 
 func (s *Store) putLayers(ctx context.Context, r backends.PullRequest, m backends.Manifest, chain []string) error {
+	if err := s.syncStaged(ctx, m.Layers); err != nil {
+		return storeError(err, "image %s", m.Ref)
+	}
 	for i, l := range m.Layers {
 		err := ctx.Err()
 		if err == nil {

@@ -69,7 +69,7 @@ func (s *Store) fetch(ctx context.Context, res *resolved, m backends.Manifest, l
 	if err != nil {
 		return err
 	}
-	if err := s.keep(ctx, st); err != nil {
+	if err := s.keep(st); err != nil {
 		return errors.Join(err, os.RemoveAll(st.dir))
 	}
 	return nil

@@ -85,6 +85,9 @@ func (s *Store) putLayer(ctx context.Context, r backends.PullRequest, m backends
 		// The same content, packed in another way: it is enough to have seen that it is.
 		return nil
 	}
+	if err := s.syncOne(ctx, st); err != nil { // before it is renamed and recorded
+		return err
+	}
 	if _, err := s.store.Layer(id); err == nil {
 		return s.replaceLayer(id, st)
 	}
@@ -147,9 +150,6 @@ func (s *Store) stageStored(ctx context.Context, l backends.Layer) (*stagedLayer
 	st, err := s.unpackStream(l, withContext{ctx, diff}, &meter{})
 	if err != nil {
 		return nil, fmt.Errorf("copying layer %s: %w", id, err)
-	}
-	if err := s.syncs.sync(ctx, s.imageRoot()); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(st.dir))
 	}
 	return st, nil
 }

@@ -125,7 +125,11 @@ func TestALayerThatWasStagedBeforeAKillIsNotFetchedAgain(t *testing.T) {
 	ok(t, err)
 	ok(t, s.Fetch(context.Background(), ask(""), m, m.Layers[0], nil))
 	ok(t, os.Mkdir(s.stagedDir()+"/sha256-half", 0o700)) // of a layer that was not done
-	again, err := New(s.cfg)                             // as if killed
+	rebooted := s.stagedDir() + "/sha256-rebooted"       // of one that may not have come to the disk
+	write(t, rebooted+"/"+stagedRecord, []byte(`{"Digest":"sha256:1","Boot":"another"}`))
+	write(t, rebooted+"/"+stagedSplit, nil)
+	ok(t, os.Mkdir(rebooted+"/"+stagedFiles, 0o700))
+	again, err := New(s.cfg) // as if killed
 	ok(t, err)
 	f.answer(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusInternalServerError) })
 	image := pull(t, again, ask(f.addr+"/a:v"))

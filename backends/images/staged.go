@@ -19,10 +19,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A staged layer is unpacked, verified and on disk, and waits beside the store
-// for the layers below it: <GraphRoot>/troupe-staged/<digest>-* with the layer's
+// A staged layer is unpacked and verified, and waits beside the store for the
+// layers below it: <GraphRoot>/troupe-staged/<digest>-* with the layer's
 // files in diff, tar-split as the store keeps it, and a record that is written
-// last. It outlives the daemon: one that finds it whole goes on with it.
+// last. It outlives the daemon: one that finds it whole goes on with it. It need
+// not outlive a power cut: its data is synced once for all layers of an image,
+// when they are committed.
 const (
 	stagedFiles  = "diff"
 	stagedSplit  = "tar-split.gz"
@@ -36,8 +38,24 @@ type stagedLayer struct {
 	BlobSize  int64
 	TOCDigest digest.Digest     `json:",omitempty"`
 	BigData   map[string][]byte `json:",omitempty"` // the store's, of chunked layers
+	Boot      string            // of the machine, when it was staged
 	dir       string
+	synced    bool
 }
+
+// earlySync is the size from which a layer is put on disk while others are
+// still coming; nobody waits for it. For small ones the sync would cost more
+// than it spares.
+const earlySync = 16 << 20
+
+// bootID tells whether a power cut may have come since.
+var bootID = sync.OnceValue(func() string {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return fmt.Sprint(time.Now().UnixNano()) // is that of no other daemon
+	}
+	return strings.TrimSpace(string(id))
+})
 
 func (s *Store) imageRoot() string { return s.cfg.imageRoot() }
 
@@ -70,10 +88,9 @@ func (s *Store) newStaged(l backends.Layer) (string, error) {
 	return dir, os.Mkdir(filepath.Join(dir, stagedFiles), 0o555)
 }
 
-// keep makes an unpacked layer a staged one: data and record on disk, then the
-// record's name. The name itself need not be: what a power cut takes of it is
-// half a layer, and fetched again.
-func (s *Store) keep(ctx context.Context, st *stagedLayer) error {
+// keep makes an unpacked layer a staged one.
+func (s *Store) keep(st *stagedLayer) error {
+	st.Boot = bootID()
 	data, err := json.Marshal(st)
 	if err != nil {
 		return err
@@ -82,16 +99,49 @@ func (s *Store) keep(ctx context.Context, st *stagedLayer) error {
 	if err := os.WriteFile(record+".new", data, 0o600); err != nil {
 		return err
 	}
-	if err := s.syncs.sync(ctx, s.imageRoot()); err != nil {
-		return err
-	}
 	if err := os.Rename(record+".new", record); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	s.staged[string(st.Digest)] = st
 	s.mu.Unlock()
+	if st.Size >= earlySync {
+		s.syncs.begin(s.imageRoot())
+	}
 	return nil
+}
+
+// syncStaged puts on disk what is staged of an image's layers.
+func (s *Store) syncStaged(ctx context.Context, layers []backends.Layer) error {
+	var waiting []*stagedLayer
+	for _, l := range layers {
+		if st := s.ready(l); st != nil {
+			waiting = append(waiting, st)
+		}
+	}
+	if len(waiting) == 0 {
+		return nil
+	}
+	if err := s.syncs.sync(ctx, s.imageRoot()); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, st := range waiting {
+		st.synced = true
+	}
+	return nil
+}
+
+// syncOne makes sure of one.
+func (s *Store) syncOne(ctx context.Context, st *stagedLayer) error {
+	s.mu.Lock()
+	synced := st.synced
+	s.mu.Unlock()
+	if synced {
+		return nil
+	}
+	return s.syncs.sync(ctx, s.imageRoot())
 }
 
 func syncDir(path string) error {
@@ -118,7 +168,7 @@ func (s *Store) adopt() error {
 		dir := filepath.Join(s.stagedDir(), e.Name())
 		data, err := os.ReadFile(filepath.Join(dir, stagedRecord))
 		st := &stagedLayer{dir: dir}
-		if err == nil && json.Unmarshal(data, st) == nil && st.complete() && s.staged[string(st.Digest)] == nil {
+		if err == nil && json.Unmarshal(data, st) == nil && st.Boot == bootID() && st.complete() && s.staged[string(st.Digest)] == nil {
 			s.staged[string(st.Digest)] = st
 			continue
 		}
@@ -220,20 +270,26 @@ type syncs struct {
 }
 
 func (s *syncs) sync(ctx context.Context, path string) error {
-	done := make(chan error, 1)
-	s.mu.Lock()
-	s.waiting = append(s.waiting, done)
-	if !s.running {
-		s.running = true
-		go s.run(path)
-	}
-	s.mu.Unlock()
+	done := s.begin(path)
 	select {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
 		return fmt.Errorf("waiting for the disk: %w", ctx.Err())
 	}
+}
+
+// begin asks for a sync that begins from now on, and does not wait.
+func (s *syncs) begin(path string) <-chan error {
+	done := make(chan error, 1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting = append(s.waiting, done)
+	if !s.running {
+		s.running = true
+		go s.run(path)
+	}
+	return done
 }
 
 func (s *syncs) run(path string) {
