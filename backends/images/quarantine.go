@@ -45,7 +45,8 @@ func (s *Store) quarantine(path string, n note) error {
 		return fmt.Errorf("quarantine: %w", err)
 	}
 	to := filepath.Join(dir, fmt.Sprintf("%s-%d", n.Layer, n.At.UnixNano()))
-	if err := os.WriteFile(to+noteSuffix, data, 0o600); err != nil {
+	// On disk first: what the note says decides when the rest may go.
+	if err := writeSynced(to+noteSuffix, data); err != nil {
 		return fmt.Errorf("quarantine: %w", err)
 	}
 	if err := os.Rename(path, to); err != nil {
