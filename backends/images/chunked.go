@@ -43,7 +43,7 @@ func (s *Store) stageChunked(ctx context.Context, res *resolved, l backends.Laye
 	if isEncrypted(l.MediaType) || tocOf(l) == "" || !source.can() {
 		return nil, nil
 	}
-	if err := checkPositions(l); err != nil {
+	if source.packed, err = packedParts(l); err != nil {
 		return nil, s.orWhole(ctx, l, err)
 	}
 	out, err := s.runDiffer(ctx, l, source)
@@ -62,29 +62,6 @@ func (s *Store) stageChunked(ctx context.Context, res *resolved, l backends.Laye
 		return nil, err
 	}
 	return s.takeOver(l, out)
-}
-
-// tarSplitPosition is the annotation that says "offset:length:length unpacked"
-// of a layer's tar-split. The library makes a buffer of that length before it
-// has read a byte; for the table of contents alone it has a limit.
-const (
-	tarSplitPosition = "io.github.containers.zstd-chunked.tarsplit-position"
-	maxTarSplit      = 150 << 20 // the library's limit for the other
-)
-
-func checkPositions(l backends.Layer) error {
-	said, has := l.Annotations[tarSplitPosition]
-	if !has {
-		return nil
-	}
-	var offset, length, unpacked uint64
-	if _, err := fmt.Sscanf(said, "%d:%d:%d", &offset, &length, &unpacked); err != nil {
-		return fmt.Errorf("annotation %s is %.256q: %w", tarSplitPosition, said, err)
-	}
-	if length > maxTarSplit || length > uint64(max(l.Size, 0)) {
-		return fmt.Errorf("annotation %s is %.256q: its tar-split is larger than it may be", tarSplitPosition, said)
-	}
-	return nil
 }
 
 // orWhole says whether fetching the whole blob is worth trying after an error:

@@ -20,7 +20,8 @@ type ranges struct {
 	ctx    context.Context
 	source types.ImageSource
 	info   types.BlobInfo
-	seen   func(int64) // told of bytes as they come; may be nil
+	seen   func(int64)      // told of bytes as they come; may be nil
+	packed map[uint64]int64 // offsets of parts that are unpacked, and how much they may become
 
 	// While an answer is awaited or read, stalled is called when no byte comes
 	// for limit; 0: never.
@@ -56,15 +57,15 @@ func (r *ranges) GetBlobAt(chunks []chunked.ImageSourceChunk) (chan io.ReadClose
 		return streams, errs, nil
 	}
 	watched := make(chan io.ReadCloser)
-	go r.pass(streams, watched)
+	go r.pass(chunks, streams, watched)
 	return watched, errs, nil
 }
 
 // pass hands the parts on. The library looks for the next one only when the
 // last was closed.
-func (r *ranges) pass(from, to chan io.ReadCloser) {
+func (r *ranges) pass(chunks []chunked.ImageSourceChunk, from, to chan io.ReadCloser) {
 	defer close(to)
-	for {
+	for i := 0; ; i++ {
 		came := r.awaited()
 		stream, open := <-from
 		came()
@@ -72,7 +73,14 @@ func (r *ranges) pass(from, to chan io.ReadCloser) {
 			return
 		}
 		s := &watchedStream{ReadCloser: stream, of: r, closed: make(chan struct{})}
-		to <- s
+		var part io.ReadCloser = s
+		if i < len(chunks) && r.packed[chunks[i].Offset] > 0 {
+			part = struct {
+				io.Reader
+				io.Closer
+			}{bounded(s, chunks[i].Length, r.packed[chunks[i].Offset]), s}
+		}
+		to <- part
 		select {
 		case <-s.closed:
 		case <-r.ctx.Done():
