@@ -163,9 +163,9 @@ type download struct {
 func (d *download) run(ctx context.Context) error {
 	resumed := d.blob.size > 0
 	err := d.bring(ctx)
-	if resumed && errors.Is(err, errWrongBytes) {
-		// What was there may be to blame, or a registry that does not do as its
-		// answer to a Range says: once more, from the start.
+	if errors.Is(err, errWrongBytes) && (elsewhere(d.source, err) || resumed) {
+		// The mirror may be to blame, what was there before, or a registry that
+		// does not do as its answer to a Range says: once more, from the start.
 		if err = d.blob.restart(); err == nil {
 			err = d.bring(ctx)
 		}
