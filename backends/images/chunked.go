@@ -43,6 +43,9 @@ func (s *Store) stageChunked(ctx context.Context, res *resolved, l backends.Laye
 	if isEncrypted(l.MediaType) || tocOf(l) == "" || !source.can() {
 		return nil, nil
 	}
+	if source.packed, err = packedParts(l); err != nil {
+		return nil, s.orWhole(ctx, l, err)
+	}
 	out, err := s.runDiffer(ctx, l, source)
 	if err != nil {
 		return nil, s.orWhole(ctx, l, err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"sync"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/troupe-run/troupe/messages"
 	"go.podman.io/image/v5/pkg/blobinfocache/none"
 	"go.podman.io/image/v5/types"
+	"go.podman.io/storage/pkg/chunked"
 )
 
 var errNoProgress = errors.New("no byte has come")
@@ -161,9 +163,9 @@ type download struct {
 func (d *download) run(ctx context.Context) error {
 	resumed := d.blob.size > 0
 	err := d.bring(ctx)
-	if resumed && errors.Is(err, errWrongBytes) {
-		// What was there may be to blame, or a registry that does not do as its
-		// answer to a Range says: once more, from the start.
+	if errors.Is(err, errWrongBytes) && (elsewhere(d.source, err) || resumed) {
+		// The mirror may be to blame, what was there before, or a registry that
+		// does not do as its answer to a Range says: once more, from the start.
 		if err = d.blob.restart(); err == nil {
 			err = d.bring(ctx)
 		}
@@ -249,7 +251,10 @@ func (d *download) connection(ctx context.Context) error {
 func (d *download) open(ctx context.Context) (io.ReadCloser, error) {
 	info := infoOf(d.layer)
 	if d.blob.size > 0 {
-		if stream, err, can := rest(ctx, d.source, info, d.blob.size); can {
+		// Some registries call a Range an error (400, 416, 501): those are read
+		// from the start. What says that the blob cannot be had now stands.
+		stream, err, can := rest(ctx, d.source, info, d.blob.size)
+		if can && (err == nil || ctx.Err() != nil || !unranged(err)) {
 			return stream, err
 		}
 	}
@@ -258,6 +263,12 @@ func (d *download) open(ctx context.Context) (io.ReadCloser, error) {
 		_, err = io.CopyN(io.Discard, stream, d.blob.size)
 	}
 	return stream, err
+}
+
+func unranged(err error) bool {
+	status := httpStatus(err)
+	return errors.As(err, &chunked.ErrBadRequest{}) || status == http.StatusNotImplemented ||
+		status == http.StatusBadRequest || status == http.StatusRequestedRangeNotSatisfiable
 }
 
 // infoOf names a layer's blob to the library.

@@ -10,7 +10,6 @@ import (
 	"net/url"
 	"regexp"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"github.com/docker/distribution/registry/api/errcode"
@@ -94,9 +93,6 @@ func storeKind(err error) messages.Kind {
 	return messages.KindOf(err)
 }
 
-// isFull sees a full disk also where the unpacking child process could only
-// write it down.
-func isFull(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) ||
-		strings.Contains(err.Error(), syscall.ENOSPC.Error())
-}
+// isFull is for this node's disks: a registry whose own disk is full says the
+// same words, so they do not count.
+func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }

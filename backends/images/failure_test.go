@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -339,6 +340,25 @@ func TestACommitThatIsCancelledAnywhereLeavesNothing(t *testing.T) {
 		wantNothing(t, s)
 	}
 	t.Error("no commit succeeded")
+}
+
+func TestALayerThatCannotBeRecordedLeavesNoTarSplit(t *testing.T) {
+	reg := startRegistry(t, registryOptions{})
+	reg.push(t, spec{repo: "a", tag: "v", layers: []packed{layerOf(t, "a", "gzip")}})
+	s := open(t, reg, nil)
+	m, err := s.Resolve(context.Background(), ask(reg.addr+"/a:v"))
+	ok(t, err)
+	m.Layers = append(m.Layers, m.Layers[0])
+	chain := []string{strings.Repeat("0", 64), strings.Repeat("1", 64)} // the first is not there
+	s.layers.hold(chain)
+	if err := s.putLayer(context.Background(), ask(""), m, chain, 1); err == nil {
+		t.Error("a layer above one that is not there was recorded")
+	}
+	s.letGo(chain)
+	wantNothing(t, s)
+	if left, _ := filepath.Glob(filepath.Join(s.imageRoot(), "overlay-layers", "*.tar-split.gz")); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
 }
 
 func skopeo(t *testing.T, args ...string) string {

@@ -72,7 +72,9 @@ func (s *Store) fetch(ctx context.Context, res *resolved, m backends.Manifest, l
 	if err := s.keep(st); err != nil {
 		return errors.Join(err, os.RemoveAll(st.dir))
 	}
-	return nil
+	// Not before: until the layer is on disk, the blob is what a try that comes
+	// after a cancelled one, or a killed daemon, goes on with.
+	return ignoreMissing(os.Remove(s.blobPath(l.Digest) + partialSuffix))
 }
 
 func freeBytes(dir string) (uint64, error) {
@@ -115,8 +117,8 @@ func (s *Store) stage(ctx context.Context, res *resolved, l backends.Layer, m *m
 	case unpackErr != nil:
 		err = storeError(unpackErr, "unpacking")
 	}
-	if err == nil || messages.KindOf(err) == messages.Internal || messages.KindOf(err) == messages.NoSpace || isRefused(err) {
-		// No longer needed, or of no use to the next try, or too much for the node.
+	if err != nil && (messages.KindOf(err) == messages.Internal || messages.KindOf(err) == messages.NoSpace || isRefused(err)) {
+		// Of no use to the next try, or too much for the node.
 		err = errors.Join(err, ignoreMissing(os.Remove(blob.path)))
 	}
 	return st, err
@@ -128,7 +130,7 @@ func (s *Store) unpackBlob(ctx context.Context, l backends.Layer, blob *blobFile
 	for fast := useFilter(l.Size); ; fast = false {
 		bytes := blob.follow()
 		st, err := s.unpackTry(ctx, l, bytes, m, fast)
-		if err == nil || isFull(err) || isRefused(err) {
+		if err == nil || ctx.Err() != nil || isFull(err) || isRefused(err) {
 			return st, err
 		}
 		right, failed := blob.verdict(bytes)
@@ -157,7 +159,8 @@ func (s *Store) unpackTry(ctx context.Context, l backends.Layer, bytes *follower
 		return nil, fmt.Errorf("decompressing: %w", err)
 	}
 	defer plain.Close()
-	st, err := s.unpackStream(l, bufio.NewReaderSize(plain, aheadSize), m)
+	// A blob that has come whole would be unpacked to its end for nobody.
+	st, err := s.unpackStream(l, withContext{ctx, bufio.NewReaderSize(plain, aheadSize)}, m)
 	if err == nil {
 		st.BlobSize = bytes.at // all of it: its end comes only after the digest was right
 	}

@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/troupe-run/troupe/messages"
@@ -106,6 +107,14 @@ func (i *inspector) header() error {
 	return nil
 }
 
+// entryKinds are what the storage library unpacks. It says no to others too,
+// but reads their content first, and that of GNU's old sparse files can be 8 EB
+// of zeros which stand in a header.
+var entryKinds = []byte{
+	tar.TypeReg, tar.TypeDir, tar.TypeLink, tar.TypeSymlink,
+	tar.TypeChar, tar.TypeBlock, tar.TypeFifo, tar.TypeXGlobalHeader,
+}
+
 func (i *inspector) look(h *tar.Header) error {
 	i.entries++
 	i.names += int64(len(h.Name) + len(h.Linkname))
@@ -117,6 +126,8 @@ func (i *inspector) look(h *tar.Header) error {
 		return refuse("its names have more than %d bytes", maxNames)
 	case i.headers > maxHeaders:
 		return refuse("its headers have more than %d bytes", maxHeaders)
+	case !slices.Contains(entryKinds, h.Typeflag):
+		return refuse("%.256q is of type %q (an old sparse file or a tool's own), which nobody unpacks", h.Name, h.Typeflag)
 	case hasKey(h, overlayMark):
 		return refuse("%.256q has attributes %s*, which are overlayfs's own", h.Name, strings.TrimPrefix(overlayMark, paxAttribute))
 	}

@@ -99,13 +99,17 @@ func (s *Store) putLayer(ctx context.Context, r backends.PullRequest, m backends
 		return err
 	}
 	err = s.commitStaged(id, parent, st)
-	if errors.Is(err, storage.ErrDuplicateID) {
+	switch {
+	case errors.Is(err, storage.ErrDuplicateID):
 		return nil // another tool has just made it
+	case err != nil:
+		if _, gone := s.store.Layer(id); errors.Is(gone, storage.ErrLayerUnknown) {
+			err = errors.Join(err, ignoreMissing(os.Remove(s.splitPath(id)))) // it was put there for the layer
+		}
+		return err
 	}
-	if err == nil {
-		s.counts(id, st)
-	}
-	return err
+	s.counts(id, st)
+	return nil
 }
 
 // getStaged gives a staged layer that is the caller's alone. What Fetch has

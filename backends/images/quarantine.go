@@ -45,7 +45,9 @@ func (s *Store) quarantine(path string, n note) error {
 		return fmt.Errorf("quarantine: %w", err)
 	}
 	to := filepath.Join(dir, fmt.Sprintf("%s-%d", n.Layer, n.At.UnixNano()))
-	if err := os.WriteFile(to+noteSuffix, data, 0o600); err != nil {
+	// On disk first: what the note says decides when the rest may go.
+	if err := writeSynced(to+noteSuffix, data); err != nil {
+		_ = os.Remove(to + noteSuffix)
 		return fmt.Errorf("quarantine: %w", err)
 	}
 	if err := os.Rename(path, to); err != nil {
@@ -56,6 +58,18 @@ func (s *Store) quarantine(path string, n note) error {
 		return fmt.Errorf("quarantine: %w", err)
 	}
 	return errors.Join(syncDir(filepath.Dir(path)), syncDir(dir))
+}
+
+func writeSynced(path string, data []byte) error {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(data)
+	if err == nil {
+		err = file.Sync()
+	}
+	return errors.Join(err, file.Close())
 }
 
 // Sweep implements backends.Images.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"reflect"
+	"sync"
 	"time"
 
 	"go.podman.io/image/v5/types"
@@ -19,7 +20,8 @@ type ranges struct {
 	ctx    context.Context
 	source types.ImageSource
 	info   types.BlobInfo
-	seen   func(int64) // told of bytes as they come; may be nil
+	seen   func(int64)      // told of bytes as they come; may be nil
+	packed map[uint64]int64 // offsets of parts that are unpacked, and how much they may become
 
 	// While an answer is awaited or read, stalled is called when no byte comes
 	// for limit; 0: never.
@@ -36,15 +38,15 @@ func (r *ranges) method() reflect.Value {
 
 // GetBlobAt implements chunked.ImageSourceSeekable.
 func (r *ranges) GetBlobAt(chunks []chunked.ImageSourceChunk) (chan io.ReadCloser, chan error, error) {
-	alive, over := r.watch()
+	answered := r.awaited()
 	method := r.method()
 	list := reflect.MakeSlice(method.Type().In(2), 0, len(chunks))
 	for _, c := range chunks {
 		list = reflect.Append(list, reflect.ValueOf(c).Convert(list.Type().Elem()))
 	}
 	out := method.Call([]reflect.Value{reflect.ValueOf(r.ctx), reflect.ValueOf(r.info), list})
+	answered()
 	if err, _ := out[2].Interface().(error); err != nil {
-		over()
 		if reflect.TypeOf(err).Name() == "BadPartialRequestError" {
 			err = chunked.ErrBadRequest{}
 		}
@@ -52,37 +54,70 @@ func (r *ranges) GetBlobAt(chunks []chunked.ImageSourceChunk) (chan io.ReadClose
 	}
 	streams, errs := out[0].Interface().(chan io.ReadCloser), out[1].Interface().(chan error)
 	if r.seen == nil {
-		over()
 		return streams, errs, nil
 	}
-	counted := make(chan io.ReadCloser)
-	go func() {
-		defer close(counted)
-		defer over()
-		for stream := range streams {
-			counted <- countedStream{stream, func(n int64) { alive(); r.seen(n) }}
-		}
-	}()
-	return counted, errs, nil
+	watched := make(chan io.ReadCloser)
+	go r.pass(chunks, streams, watched)
+	return watched, errs, nil
 }
 
-func (r *ranges) watch() (alive, over func()) {
+// pass hands the parts on. The library looks for the next one only when the
+// last was closed.
+func (r *ranges) pass(chunks []chunked.ImageSourceChunk, from, to chan io.ReadCloser) {
+	defer close(to)
+	for i := 0; ; i++ {
+		came := r.awaited()
+		stream, open := <-from
+		came()
+		if !open {
+			return
+		}
+		s := &watchedStream{ReadCloser: stream, of: r, closed: make(chan struct{})}
+		var part io.ReadCloser = s
+		if i < len(chunks) && r.packed[chunks[i].Offset] > 0 {
+			part = struct {
+				io.Reader
+				io.Closer
+			}{bounded(s, chunks[i].Length, r.packed[chunks[i].Offset]), s}
+		}
+		to <- part
+		select {
+		case <-s.closed:
+		case <-r.ctx.Done():
+		}
+	}
+}
+
+// awaited watches one wait for the registry. What is done with the bytes
+// between two of them may take its time.
+func (r *ranges) awaited() (over func()) {
 	if r.limit <= 0 || r.stalled == nil {
-		return func() {}, func() {}
+		return func() {}
 	}
 	timer := time.AfterFunc(r.limit, r.stalled)
-	return func() { timer.Reset(r.limit) }, func() { timer.Stop() }
+	return func() { timer.Stop() }
 }
 
-type countedStream struct {
+type watchedStream struct {
 	io.ReadCloser
-	seen func(int64)
+	of     *ranges
+	once   sync.Once
+	closed chan struct{}
 }
 
-func (c countedStream) Read(p []byte) (int, error) {
-	n, err := c.ReadCloser.Read(p)
-	c.seen(int64(n))
+// Read implements io.Reader.
+func (w *watchedStream) Read(p []byte) (int, error) {
+	came := w.of.awaited()
+	n, err := w.ReadCloser.Read(p)
+	came()
+	w.of.seen(int64(n))
 	return n, err
+}
+
+// Close implements io.Closer.
+func (w *watchedStream) Close() error {
+	defer w.once.Do(func() { close(w.closed) })
+	return w.ReadCloser.Close()
 }
 
 // rest opens a blob from an offset on; can is false when the source gives no parts.

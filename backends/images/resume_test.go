@@ -89,6 +89,22 @@ func TestARegistryWithoutRangeIsReadFromTheStartAgain(t *testing.T) {
 	pull(t, s, ask(f.addr+"/a:v"))
 }
 
+func TestARegistryThatCallsRangeAnErrorIsReadFromTheStartAgain(t *testing.T) {
+	for _, status := range []int{http.StatusBadRequest, http.StatusRequestedRangeNotSatisfiable, http.StatusNotImplemented} {
+		reg, f, layer := layerFront(t)
+		s := open(t, reg, nil)
+		write(t, s.blobPath(digestOf(layer))+partialSuffix, layer.blob[:60_000])
+		f.answer(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Range") != "" {
+				w.WriteHeader(status)
+				return
+			}
+			_, _ = w.Write(layer.blob)
+		})
+		pull(t, s, ask(f.addr+"/a:v"))
+	}
+}
+
 func TestWhatAKilledDaemonHasDownloadedIsNotDownloadedAgain(t *testing.T) {
 	reg, f, layer := layerFront(t)
 	s := open(t, reg, nil)
