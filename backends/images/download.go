@@ -88,10 +88,10 @@ func (b *blobFile) restart() error {
 }
 
 // follow reads it from the start.
-func (b *blobFile) follow() *follower {
+func (b *blobFile) follow(p *slot) *follower {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return &follower{blob: b, begun: b.begun}
+	return &follower{blob: b, begun: b.begun, slot: p}
 }
 
 // verdict waits for the end. It says whether what the follower has read was
@@ -116,22 +116,49 @@ func (b *blobFile) end(err error) {
 // follower reads a blobFile from its start while it grows. Its end is reached
 // only when the digest was right.
 type follower struct {
-	blob  *blobFile
-	begun int
-	at    int64
+	blob   *blobFile
+	begun  int
+	at     int64
+	slot   *slot // given back while there is nothing to read
+	closed bool  // nobody reads any more
 }
 
 var errBegunAnew = errors.New("the download has begun anew")
+
+// starved says whether there is nothing to read yet. With blob.mu held.
+func (f *follower) starved() bool {
+	b := f.blob
+	return f.at == b.size && b.begun == f.begun && !b.whole && b.err == nil && !f.closed
+}
+
+// close ends a Read that waits, and those to come.
+func (f *follower) close() {
+	f.blob.mu.Lock()
+	f.closed = true
+	f.blob.mu.Unlock()
+	f.blob.grown.Broadcast()
+}
 
 // Read implements io.Reader.
 func (f *follower) Read(p []byte) (int, error) {
 	b := f.blob
 	b.mu.Lock()
-	for f.at == b.size && b.begun == f.begun && !b.whole && b.err == nil {
-		b.grown.Wait()
+	if f.starved() {
+		f.slot.leave()
+		for f.starved() {
+			b.grown.Wait()
+		}
+		b.mu.Unlock()
+		if err := f.slot.enter(); err != nil {
+			return 0, err
+		}
+		b.mu.Lock()
 	}
 	size, err := b.size, b.err
-	if b.begun != f.begun {
+	switch {
+	case f.closed:
+		err = os.ErrClosed
+	case b.begun != f.begun:
 		err = errBegunAnew
 	}
 	b.mu.Unlock()

@@ -95,14 +95,19 @@ func (s *Store) stage(ctx context.Context, res *resolved, l backends.Layer, m *m
 	defer blob.file.Close()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	unpacking, stop := context.WithCancel(ctx)
+	defer stop()
 	brought := make(chan error, 1)
 	go func() {
 		d := &download{source: res.source, layer: l, blob: blob, limit: s.cfg.PullProgressTimeout, progress: m}
 		err := d.run(ctx)
 		blob.end(err)
+		if err != nil {
+			stop() // also the waiting for a core
+		}
 		brought <- err
 	}()
-	st, unpackErr := s.unpackBlob(ctx, l, blob, m)
+	st, unpackErr := s.unpackBlob(unpacking, l, blob, m)
 	final := unpackErr != nil && (isFull(unpackErr) || isRefused(unpackErr))
 	if final {
 		cancel(unpackErr) // whatever else comes
@@ -128,7 +133,7 @@ func (s *Store) stage(ctx context.Context, res *resolved, l backends.Layer, m *m
 // fails.
 func (s *Store) unpackBlob(ctx context.Context, l backends.Layer, blob *blobFile, m *meter) (*stagedLayer, error) {
 	for fast := useFilter(l.Size); ; fast = false {
-		bytes := blob.follow()
+		bytes := blob.follow(&slot{ctx: ctx, cores: s.cores})
 		st, err := s.unpackTry(ctx, l, bytes, m, fast)
 		if err == nil || ctx.Err() != nil || isFull(err) || isRefused(err) {
 			return st, err
@@ -146,10 +151,10 @@ func (s *Store) unpackBlob(ctx context.Context, l backends.Layer, blob *blobFile
 }
 
 func (s *Store) unpackTry(ctx context.Context, l backends.Layer, bytes *follower, m *meter, fast bool) (*stagedLayer, error) {
-	if err := s.cores.Acquire(ctx, 1); err != nil {
+	if err := bytes.slot.enter(); err != nil {
 		return nil, err
 	}
-	defer s.cores.Release(1)
+	defer bytes.slot.leave()
 	packed, err := s.decrypted(l, bytes)
 	if err != nil {
 		return nil, err
@@ -159,6 +164,7 @@ func (s *Store) unpackTry(ctx context.Context, l backends.Layer, bytes *follower
 		return nil, fmt.Errorf("decompressing: %w", err)
 	}
 	defer plain.Close()
+	defer bytes.close() // before that: a filter's end waits for who feeds it
 	// A blob that has come whole would be unpacked to its end for nobody.
 	st, err := s.unpackStream(l, withContext{ctx, bufio.NewReaderSize(plain, aheadSize)}, m)
 	if err == nil {

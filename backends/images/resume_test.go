@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,6 +22,7 @@ import (
 	"go.podman.io/image/v5/docker"
 	"go.podman.io/image/v5/docker/reference"
 	"go.podman.io/storage/pkg/chunked/compressor"
+	"golang.org/x/sync/semaphore"
 )
 
 // blobServer serves one blob and counts what it sends.
@@ -191,6 +194,39 @@ func TestACommitThatWasCutOffAnywhereIsMadeGoodByTheNextPull(t *testing.T) {
 			}
 			pull(t, again, ask(reg.addr+"/a:v"))
 		})
+	}
+}
+
+func TestRegistriesThatStandStillKeepNobodyFromUnpacking(t *testing.T) {
+	reg, f, _ := layerFront(t)
+	reg.push(t, spec{repo: "b", tag: "v", layers: []packed{layerOf(t, "b", "gzip")}})
+	s := open(t, reg, nil)
+	s.cores = semaphore.NewWeighted(1)
+	m, err := s.Resolve(context.Background(), ask(f.addr+"/a:v"))
+	ok(t, err)
+	f.answer(hang)
+	ctx, cancel := context.WithCancel(context.Background())
+	begun, ended := make(chan struct{}), make(chan error, 1)
+	var once sync.Once
+	go func() {
+		ended <- s.Fetch(ctx, ask(""), m, m.Layers[0], func(p backends.Progress) {
+			if p.Received > 0 {
+				once.Do(func() { close(begun) })
+			}
+		})
+	}()
+	<-begun
+	other, stop := context.WithTimeout(context.Background(), 5*time.Second)
+	defer stop()
+	if _, err := conformance.Pull(other, s, ask(reg.addr+"/b:v")); err != nil {
+		t.Errorf("while another registry stands still: %v", err)
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("the one that stands still ended with %v", err)
+	}
+	if !s.cores.TryAcquire(1) {
+		t.Error("its slot was not given back")
 	}
 }
 
