@@ -44,6 +44,11 @@ func TestASmallSparseFileIsUnpackedAsItReads(t *testing.T) {
 	if err != nil || len(data) != 1<<20 || string(data[1048572:]) != "end!" || strings.Trim(string(data[:1048572]), "\x00") != "" {
 		t.Errorf("%d bytes, %v", len(data), err)
 	}
+	damages, err := n.Check(context.Background(), nil)
+	ok(t, err)
+	if len(damages) > 0 {
+		t.Errorf("it is sound, and found damaged: %+v", damages)
+	}
 }
 
 func TestAGzipBombEndsWithTheDiskStillUsable(t *testing.T) {

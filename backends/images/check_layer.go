@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"os"
 	"path/filepath"
@@ -54,6 +53,7 @@ func (p layerPlace) verify(ctx context.Context, want digest.Digest, metadata boo
 	}
 	defer split.Close()
 	sum := want.Algorithm().Hash()
+	length := &counter{to: sum}
 	headers, stream := io.Pipe()
 	seen := newSurvey(root, metadata)
 	compared := make(chan error, 1)
@@ -64,7 +64,7 @@ func (p layerPlace) verify(ctx context.Context, want digest.Digest, metadata boo
 	})
 	assembled := make(chan error, 1)
 	go atLeisure(func() {
-		err := assemble(ctx, split, contents{ctx: ctx, root: root}, sum, stream)
+		err := assemble(ctx, split, contents{ctx: ctx, root: root}, length, stream)
 		stream.CloseWithError(err)
 		assembled <- err
 	})
@@ -75,13 +75,16 @@ func (p layerPlace) verify(ctx context.Context, want digest.Digest, metadata boo
 	if err != nil {
 		return classify(ctx, err)
 	}
-	if got := digest.NewDigest(want.Algorithm(), sum); got != want {
+	// tar-split does not give sparse files back as they were, nor an archive
+	// that ends within a block: of these the checksum of each file has to do.
+	faithful := !seen.sparse && !seen.cut && length.bytes%512 == 0
+	if got := digest.NewDigest(want.Algorithm(), sum); got != want && faithful {
 		return damaged{fmt.Errorf("its content has the digest %s, want %s", got, want)}
 	}
 	return classify(ctx, seen.strangers(ctx, p.diff))
 }
 
-func assemble(ctx context.Context, split io.Reader, files contents, sum hash.Hash, stream io.Writer) error {
+func assemble(ctx context.Context, split io.Reader, files contents, sum, stream io.Writer) error {
 	plain, err := gzip.NewReader(bufio.NewReader(split))
 	if err != nil {
 		return fmt.Errorf("its tar-split file: %w", err)

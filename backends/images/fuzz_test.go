@@ -186,12 +186,14 @@ func FuzzLayer(f *testing.F) {
 		if err != nil {
 			return
 		}
+		asTheLibrary(t, plain)
 		if got.DiffID != digest.FromBytes(plain) || got.Size != int64(len(plain)) {
 			t.Fatalf("taken as %+v", got)
 		}
 		// tar-split keeps of a sparse file what it reads as, not what it was:
-		// podman can run such an image, and cannot push it again.
-		if !bytes.Contains(plain, []byte("GNU.sparse.")) {
+		// podman can run such an image, and cannot push it again. It drops what
+		// follows the last whole block.
+		if !bytes.Contains(plain, []byte("GNU.sparse.")) && len(plain)%512 == 0 {
 			checkSplit(t, plain, &split)
 		}
 	})

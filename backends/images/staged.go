@@ -70,44 +70,28 @@ func (s *Store) newStaged(l backends.Layer) (string, error) {
 	return dir, os.Mkdir(filepath.Join(dir, stagedFiles), 0o555)
 }
 
-// keep makes an unpacked layer a staged one: data on disk, then the record,
-// then its name.
+// keep makes an unpacked layer a staged one: data and record on disk, then the
+// record's name. The name itself need not be: what a power cut takes of it is
+// half a layer, and fetched again.
 func (s *Store) keep(ctx context.Context, st *stagedLayer) error {
-	if err := s.syncs.sync(ctx, s.imageRoot()); err != nil {
-		return err
-	}
 	data, err := json.Marshal(st)
 	if err != nil {
 		return err
 	}
-	if err := writeSynced(filepath.Join(st.dir, stagedRecord), data); err != nil {
+	record := filepath.Join(st.dir, stagedRecord)
+	if err := os.WriteFile(record+".new", data, 0o600); err != nil {
+		return err
+	}
+	if err := s.syncs.sync(ctx, s.imageRoot()); err != nil {
+		return err
+	}
+	if err := os.Rename(record+".new", record); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	s.staged[string(st.Digest)] = st
 	s.mu.Unlock()
 	return nil
-}
-
-func writeSynced(path string, data []byte) error {
-	file, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(data)
-	if err == nil {
-		err = file.Sync()
-	}
-	if closed := file.Close(); err == nil {
-		err = closed
-	}
-	if err == nil {
-		err = os.Rename(path+".new", path)
-	}
-	if err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
 }
 
 func syncDir(path string) error {

@@ -1,11 +1,8 @@
 package images
 
 import (
-	"errors"
-	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"slices"
 
 	"github.com/klauspost/compress/gzip"
@@ -13,8 +10,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/vbatts/tar-split/tar/asm"
 	tarsplit "github.com/vbatts/tar-split/tar/storage"
-	"go.podman.io/storage/pkg/archive"
-	"golang.org/x/sys/unix"
 )
 
 // unpacked is what is learnt about a layer while it is unpacked.
@@ -69,41 +64,6 @@ func unpack(stream *inspector, dir string, split io.Writer, seen func(int64)) (u
 }
 
 const aheadPieces, aheadSize = 4, 256 << 10
-
-// extract unpacks in a thread whose root is dir: whatever names and links a
-// stranger's archive has, there is nothing else they can reach. The thread is
-// not used for anything after that; it ends with its goroutine.
-func extract(dir string, stream io.Reader) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		result <- inRoot(dir, func() error {
-			return archive.Unpack(stream, "/", &archive.TarOptions{WhiteoutFormat: archive.OverlayWhiteoutFormat})
-		})
-	}()
-	return <-result
-}
-
-func inRoot(dir string, work func() error) (err error) {
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return fmt.Errorf("unpacking below %s: unshare: %w", dir, err)
-	}
-	root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("unpacking below %s: %w", dir, err)
-	}
-	defer unix.Close(root)
-	unix.Umask(0o022) // for directories that the archive leaves out
-	if err := unix.Chroot(dir); err != nil {
-		return fmt.Errorf("unpacking below %s: chroot: %w", dir, err)
-	}
-	// The thread ends a moment after us. It must not keep dir's file system busy.
-	defer func() { err = errors.Join(err, unix.Fchdir(root), unix.Chroot(".")) }()
-	if err := unix.Chdir("/"); err != nil {
-		return fmt.Errorf("unpacking below %s: %w", dir, err)
-	}
-	return work()
-}
 
 // counter hashes and counts a stream.
 type counter struct {
