@@ -67,7 +67,7 @@ vm-test: build tools $(TOOLS)/critest ## test in a Debian guest: systemd, cgroup
 
 critest: build tools $(TOOLS)/critest ## run the CRI conformance suite, then in parallel; FOCUS= runs a part, HANDLER= another handler (as root)
 	@CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o $(TOOLS)/critest-standin ./e2e/critest/standin
-	@CGO_ENABLED=0 go build -trimpath -o .cache/critest-run ./e2e/critest && \
+	@CGO_ENABLED=0 go build -trimpath -tags $(PURE_TAGS) -o .cache/critest-run ./e2e/critest && \
 	  ./.cache/critest-run -focus '$(FOCUS)' -handler '$(HANDLER)'
 
 bench: build tools peers ## measure Troupe beside containerd; write bench/RESULTS.md (as root)
@@ -77,7 +77,7 @@ bench-pull: build tools peers ## measure image pulls by Troupe, containerd and b
 	@CGO_ENABLED=0 go build -trimpath -tags $(PURE_TAGS) -o .cache/benchpull ./e2e/benchpull && ./.cache/benchpull $(ARGS)
 
 demo: build ## watch a node come up, run two pods, survive a SIGKILL and go again (as root)
-	@CGO_ENABLED=0 go build -trimpath -o .cache/demo ./e2e/demo && ./.cache/demo
+	@CGO_ENABLED=0 go build -trimpath -tags $(PURE_TAGS) -o .cache/demo ./e2e/demo && ./.cache/demo
 
 install: build ## install binaries, units and configuration below $(DESTDIR)$(PREFIX) and $(DESTDIR)/etc
 	@./packaging/install.sh '$(DESTDIR)' '$(PREFIX)'

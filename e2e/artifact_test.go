@@ -56,14 +56,7 @@ func TestAnArtifactIsMountedAsAVolume(t *testing.T) {
 	for _, m := range c.status(t).Mounts {
 		equal(t, "the image of "+m.ContainerPath, m.GetImage().GetImageRef(), id)
 	}
-	// It stays while it is mounted, also when the daemon has forgotten all.
-	refused(t, n.removeImage(t, ref), code(codes.FailedPrecondition), c.id)
-	ok(t, n.daemon.Kill())
-	ok(t, n.daemon.Start(t.Context()))
-	refused(t, n.removeImage(t, id), code(codes.FailedPrecondition), c.id)
-	equal(t, "the file after a restart of the daemon", c.exec(t, "cat /part/weights"), "17")
-	n.run(t, "rm", "-f", c.id)
-	ok(t, n.removeImage(t, ref))
+	staysWhileMounted(t, n, c, ref, id)
 }
 
 func TestAnArtifactThatCannotBeMountedSaysSo(t *testing.T) {

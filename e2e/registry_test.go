@@ -321,7 +321,8 @@ func TestOfAnIndexTheVariantForThisMachineIsTaken(t *testing.T) {
 func TestAForeignLayerIsRefusedClearly(t *testing.T) {
 	n := theNode(t)
 	img := must(unique(t, "foreign").Repack(harness.Format{Compression: "gzip", LayerType: func(int) string {
-		return v1.MediaTypeImageLayerNonDistributableGzip //nolint:staticcheck // it is what is refused
+		//lint:ignore SA1019 deprecated, and what is refused
+		return v1.MediaTypeImageLayerNonDistributableGzip
 	}}))(t)
 	refused(t, n.pullAs(t, push(t, n.registry, "lab/foreign", img)), code(codes.FailedPrecondition), "foreign layer")
 }

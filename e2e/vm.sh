@@ -66,7 +66,7 @@ build() {
   for part in $(for part in "$@"; do program "$part"; done | sort -u); do
     case $part in
       critest)
-        CGO_ENABLED=0 go build -trimpath -o .cache/vm/critest-run ./e2e/critest
+        CGO_ENABLED=0 go build -trimpath -tags "$TAGS" -o .cache/vm/critest-run ./e2e/critest
         CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o .cache/vm/critest-standin ./e2e/critest/standin
         tools critest ginkgo busybox-dynamic ;;
       *) CGO_ENABLED=0 go test -c -tags "vm,$TAGS" -o ".cache/vm/$part.test" "./$(directory "$part")" ;;

@@ -29,6 +29,19 @@ func image(ref, at, sub string, options ...string) func(*runtime.ContainerConfig
 	return mount(&runtime.Mount{ContainerPath: at, Image: &runtime.ImageSpec{Image: ref}, ImageSubPath: sub, Readonly: true, MountOptions: options})
 }
 
+// staysWhileMounted checks that an image that is c's /part cannot be removed by
+// any of its names, also when the daemon has forgotten all, but goes after c.
+func staysWhileMounted(t *testing.T, n *node, c *container, ref, other string) {
+	t.Helper()
+	refused(t, n.removeImage(t, ref), code(codes.FailedPrecondition), c.id)
+	ok(t, n.daemon.Kill())
+	ok(t, n.daemon.Start(t.Context()))
+	refused(t, n.removeImage(t, other), code(codes.FailedPrecondition), c.id)
+	equal(t, "the file after a restart of the daemon", c.exec(t, "cat /part/weights"), "17")
+	n.run(t, "rm", "-f", c.id)
+	ok(t, n.removeImage(t, ref))
+}
+
 func TestAnImageIsMountedAsAVolume(t *testing.T) {
 	n := theNode(t)
 	ref := n.models(t)
@@ -42,14 +55,7 @@ func TestAnImageIsMountedAsAVolume(t *testing.T) {
 			t.Errorf("its status shows %+v", m)
 		}
 	}
-	// The image stays while it is mounted, also when the daemon has forgotten all.
-	refused(t, n.removeImage(t, ref), code(codes.FailedPrecondition), c.id)
-	ok(t, n.daemon.Kill())
-	ok(t, n.daemon.Start(t.Context()))
-	refused(t, n.removeImage(t, ref), code(codes.FailedPrecondition), c.id)
-	equal(t, "the file after a restart of the daemon", c.exec(t, "cat /part/weights"), "17")
-	n.run(t, "rm", "-f", c.id)
-	ok(t, n.removeImage(t, ref))
+	staysWhileMounted(t, n, c, ref, ref)
 }
 
 func TestAnImageVolumeThatCannotBeMountedSaysSoInTheKubeletsWords(t *testing.T) {

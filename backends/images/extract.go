@@ -17,18 +17,23 @@ import (
 )
 
 // extract unpacks in a thread whose root is dir: whatever names and links a
-// stranger's archive has, there is nothing else they can reach. The thread is
-// not used for anything after that; it ends with its goroutine.
+// stranger's archive has, there is nothing else they can reach.
 func extract(dir string, stream io.Reader) error {
+	return inRoot(dir, func() error { return newExtractor(stream).run() })
+}
+
+// inRoot has a thread of its own do the work. It is not used for anything
+// after that; it ends with its goroutine.
+func inRoot(dir string, work func() error) error {
 	result := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		result <- inRoot(dir, func() error { return newExtractor(stream).run() })
+		result <- chrooted(dir, work)
 	}()
 	return <-result
 }
 
-func inRoot(dir string, work func() error) (err error) {
+func chrooted(dir string, work func() error) (err error) {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("unpacking below %s: unshare: %w", dir, err)
 	}

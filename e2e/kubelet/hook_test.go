@@ -37,7 +37,7 @@ volumes: [{name: out, hostPath: {path: `+dir+`}}]
 containers:
 - name: a
   image: IMAGE
-  command: [sh, -c, `+quote(web+"trap 'echo term >> /out/order; exit 0' TERM; while :; do sleep 0.1; done")+`]
+  command: [sh, -c, `+quote("trap 'echo term >> /out/order; exit 0' TERM; "+web+"while :; do sleep 0.1; done")+`]
   lifecycle:
     postStart: {`+c.start+`}
     preStop: {`+c.stop+`}

@@ -75,14 +75,14 @@ initContainers:
 containers:
 - name: main
   image: IMAGE
-  command: [sh, -c, "echo main-up >> /out/order; trap 'sleep 1; echo main-down >> /out/order; exit 0' TERM; while :; do sleep 0.1; done"]
+  command: [sh, -c, "echo main-up >> /out/order; trap 'sleep 1; echo main-down >> /out/order; exit 0' TERM; touch /tmp/up; while :; do sleep 0.1; done"]
+  readinessProbe: {exec: {command: [test, -e, /tmp/up]}, periodSeconds: 1}
   volumeMounts: [{name: out, mountPath: /out}]
 `)
 	s := p.ready(t)
 	if s.of("sidecar").State.Running == nil {
 		t.Errorf("the sidecar does not run: %+v", s.of("sidecar"))
 	}
-	p.exec(t, "main", "kill -0 1") // main's trap is set
 	p.remove(t)
 	equal(t, "the order", words(t, dir+"/order"), "sidecar-up init main-up main-down sidecar-down")
 }
@@ -90,7 +90,7 @@ containers:
 func TestASidecarIsRestartedAlone(t *testing.T) {
 	p := theNode(t).pod(t, `
 initContainers:
-- {name: sidecar, image: IMAGE, restartPolicy: Always, command: [sh, -c, "trap 'exit 3' TERM; while :; do sleep 0.1; done"]}
+- {name: sidecar, image: IMAGE, restartPolicy: Always, command: [sh, -c, "trap 'exit 3' TERM; touch /tmp/up; while :; do sleep 0.1; done"], startupProbe: {exec: {command: [test, -e, /tmp/up]}, periodSeconds: 1}}
 containers:
 - {name: main, image: IMAGE}
 `)

@@ -164,10 +164,10 @@ func TestWhatEndsWhileTheKubeletIsAwayIsRestarted(t *testing.T) {
 // Events make the kubelet look at once, and lists come as streams.
 func TestEventsAndStreamingLists(t *testing.T) {
 	n := ownNode(t, nodeOptions{config: map[string]any{"featureGates": map[string]any{"EventedPLEG": true, "CRIListStreaming": true}}})
-	p := n.pod(t, "containers: [{name: a, image: IMAGE, command: [sh, -c, \"trap 'exit 7' TERM; while :; do sleep 0.1; done\"]}]")
+	p := n.pod(t, "containers: [{name: a, image: IMAGE, command: [sh, -c, \"trap 'exit 7' TERM; touch /tmp/up; while :; do sleep 0.1; done\"], readinessProbe: {exec: {command: [test, -e, /tmp/up]}, periodSeconds: 1}}]")
 	p.ready(t)
 	p.exec(t, "a", "kill 1")
-	s := p.until(t, "it is restarted", func(s *status) bool { return s.of("a").RestartCount == 1 && s.of("a").State.Running != nil })
+	s := p.until(t, "it is restarted", func(s *status) bool { return s.of("a").RestartCount == 1 && s.of("a").Ready })
 	equal(t, "the exit code", s.of("a").LastState.Terminated.ExitCode, 7)
 	for _, bad := range []string{"Evented PLEG: failed", "Fallback to Generic PLEG", "max retries", "falling back to unary"} {
 		if found := n.kubelet.Grep(bad); found != "" {

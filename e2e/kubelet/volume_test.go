@@ -33,7 +33,7 @@ containers:
 func TestAnEmptyDirOutlivesItsContainer(t *testing.T) {
 	p := theNode(t).pod(t, `
 volumes: [{name: disk, emptyDir: {}}]
-containers: [{name: a, image: IMAGE, command: [sh, -c, "echo run >> /disk/f; trap 'exit 1' TERM; while :; do sleep 0.1; done"], volumeMounts: [{name: disk, mountPath: /disk}]}]
+containers: [{name: a, image: IMAGE, command: [sh, -c, "trap 'exit 1' TERM; echo run >> /disk/f; touch /tmp/up; while :; do sleep 0.1; done"], volumeMounts: [{name: disk, mountPath: /disk}], readinessProbe: {exec: {command: [test, -e, /tmp/up]}, periodSeconds: 1}}]
 `)
 	p.ready(t)
 	p.exec(t, "a", "kill 1")
