@@ -19,12 +19,12 @@ import (
 // Where things are in the machine. The root is read-only and made anew for
 // every run of this program; the disk at data is what lives through the cuts.
 const (
-	data, runDir  = "/data", "/run/troupe"
-	imageRoot     = data + "/images"
-	socket        = runDir + "/troupe.sock"
-	logFile       = data + "/troupe.log" // it survives a cut in part only
-	dataNamespace = "2"                  // of the NVMe controller
-	modules       = "failover net_failover virtio_net overlay"
+	data, runDir = "/data", "/run/troupe"
+	imageRoot    = data + "/images"
+	socket       = runDir + "/troupe.sock"
+	logFile      = data + "/troupe.log" // it survives a cut in part only
+	dataDisk     = "vda"                // the only virtio disk
+	modules      = "failover net_failover virtio_net virtio_blk overlay"
 )
 
 // port is the machine's line to the host.
@@ -144,38 +144,26 @@ func network() error {
 
 // mountData mounts the disk, which replays its journal. A file system that
 // finds fault with itself means that the disk or this program is wrong, not
-// Troupe; and on a disk that claims to have no cache nothing would be flushed.
+// Troupe; on a disk that claims to have no cache nothing would be flushed. FUA
+// must not be claimed either: QEMU's NVMe claims it and passes on plain writes,
+// so that the journal's last commit is lost with the cache.
 func mountData() error {
-	disk, err := dataDisk()
-	if err != nil {
-		return err
+	for name, want := range map[string]string{"write_cache": "write back", "fua": "0"} {
+		got, err := os.ReadFile("/sys/block/" + dataDisk + "/queue/" + name)
+		if err != nil || strings.TrimSpace(string(got)) != want {
+			return fmt.Errorf("the disk's %s is %q, want %s: %w", name, got, want, err)
+		}
 	}
-	cache, err := os.ReadFile("/sys/block/" + disk + "/queue/write_cache")
-	if err != nil || strings.TrimSpace(string(cache)) != "write back" {
-		return fmt.Errorf("the disk's cache is %q, want write back: %w", cache, err)
-	}
-	if err := unix.Mount("/dev/"+disk, data, "ext4", 0, "errors=remount-ro"); err != nil {
+	if err := unix.Mount("/dev/"+dataDisk, data, "ext4", 0, "errors=remount-ro"); err != nil {
 		return fmt.Errorf("mounting the disk: %w", err)
 	}
 	return fileSystemErrors()
 }
 
-func dataDisk() (string, error) {
-	disks, _ := filepath.Glob("/sys/block/nvme*/nsid")
-	for _, disk := range disks {
-		if id, err := os.ReadFile(disk); err == nil && strings.TrimSpace(string(id)) == dataNamespace {
-			return filepath.Base(filepath.Dir(disk)), nil
-		}
-	}
-	return "", fmt.Errorf("none of the disks %v is the data's", disks)
-}
-
 func fileSystemErrors() error {
-	counts, _ := filepath.Glob("/sys/fs/ext4/nvme*/errors_count")
-	for _, path := range counts {
-		if count, err := os.ReadFile(path); err != nil || strings.TrimSpace(string(count)) != "0" {
-			return fmt.Errorf("%s is %q: %w", path, count, err)
-		}
+	path := "/sys/fs/ext4/" + dataDisk + "/errors_count"
+	if count, err := os.ReadFile(path); err != nil || strings.TrimSpace(string(count)) != "0" {
+		return fmt.Errorf("%s is %q: %w", path, count, err)
 	}
 	return nil
 }

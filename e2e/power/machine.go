@@ -19,7 +19,7 @@ import (
 )
 
 // workshop has what all machines are made from: the kernel of shared/vm's
-// guest and a root of this program (as process 1), Troupe and four modules.
+// guest and a root of this program (as process 1), Troupe and five modules.
 // Debian's user space is left out: emulated, its boot takes half a minute, and
 // a round is one boot.
 type workshop struct {
@@ -90,7 +90,7 @@ func (w *workshop) makeRoot(dir string) error {
 
 // dumpModule takes a kernel module out of the guest's disk without mounting it.
 func dumpModule(disk, version, name, to string) error {
-	places := map[string]string{"overlay": "fs/overlayfs", "failover": "net/core"}
+	places := map[string]string{"overlay": "fs/overlayfs", "failover": "net/core", "virtio_blk": "drivers/block"}
 	place := places[name]
 	if place == "" {
 		place = "drivers/net"
@@ -182,7 +182,7 @@ func (w *workshop) arguments(name, console string) []string {
 		"-device", "nvme,id=nvme,serial=power",
 		"-drive", "if=none,id=root,format=raw,readonly=on,file=" + w.root, "-device", "nvme-ns,drive=root,bus=nvme,nsid=1",
 		"-blockdev", "driver=nbd,node-name=data,server.type=unix,server.path=" + w.lab.Path(name+".disk"),
-		"-device", "nvme-ns,drive=data,bus=nvme,nsid=" + dataNamespace,
+		"-device", "virtio-blk-pci,drive=data", // not NVMe: mountData says why
 		"-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=",
 		"-device", "virtio-rng-pci", "-device", "virtio-serial-pci",
 		"-chardev", "socket,id=ctl,path=" + w.lab.Path(name+".ctl"), "-device", "virtserialport,chardev=ctl,name=ctl",
