@@ -1,6 +1,7 @@
 package images
 
 import (
+	"archive/tar"
 	"bytes"
 	"fmt"
 	"io"
@@ -11,8 +12,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"archive/tar"
 
 	"go.podman.io/storage/pkg/archive"
 	"golang.org/x/sys/unix"
