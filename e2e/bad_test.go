@@ -154,6 +154,12 @@ func TestAFullDiskDuringAPull(t *testing.T) {
 		_, err := n2.cri.Image.PullImage(t.Context(), &runtime.PullImageRequest{Image: &runtime.ImageSpec{Image: ref}})
 		refused(t, err, code(codes.ResourceExhausted), big.complaint)
 		equal(t, "images", len(n2.images(t)), 1)
+		t.Cleanup(func() {
+			if t.Failed() {
+				left, _ := exec.Command("find", small, "-type", "f", "-size", "+32k").CombinedOutput()
+				t.Logf("%s on the disk:\n%s", big.name, left)
+			}
+		})
 		eventually(t, "the failed pull gives its space back", func() bool { return free()+256<<10 > before })
 	}
 	n2.pod(t).start(t, "exec sleep 100000") // what was there before still works

@@ -49,8 +49,7 @@ func (s *Store) Commit(ctx context.Context, r backends.PullRequest, m backends.M
 		return messages.Image{}, storeError(err, "signatures of image %s", m.Ref)
 	}
 	// The library syncs the files it records in, not their names. Whoever has
-	// the answer may count on the image, and one sync carries the renames and
-	// records of the layers too: they came before the image's.
+	// the answer may count on the image.
 	if err := s.syncs.sync(context.WithoutCancel(ctx), s.imageRoot()); err != nil {
 		return messages.Image{}, storeError(err, "recording image %s", m.Ref)
 	}
@@ -75,7 +74,9 @@ func (s *Store) putLayers(ctx context.Context, r backends.PullRequest, m backend
 			return storeError(err, "layer %d of %d of %s (%s)", i+1, len(m.Layers), m.Ref, l.Digest)
 		}
 	}
-	return nil
+	// The library does not sync what it makes around a layer's files. On disk
+	// before an image counts on it; what no image has yet goes at the next start.
+	return s.syncs.sync(ctx, s.imageRoot())
 }
 
 func (s *Store) letGo(chain []string) {
@@ -114,7 +115,16 @@ func (s *Store) record(res *resolved, top string) error {
 	id := res.config.digest.Encoded()
 	items := bigData(res)
 	options := &storage.ImageOptions{BigData: items, CreationDate: created(res.config.data)}
-	_, err := s.store.CreateImage(id, nil, top, "{}", options)
+	var names []string
+	for _, name := range res.names() {
+		names = append(names, name.String())
+	}
+	// With its names at once where nobody has them: a power cut leaves no image
+	// without a name then.
+	_, err := s.store.CreateImage(id, names, top, "{}", options)
+	if errors.Is(err, storage.ErrDuplicateName) {
+		_, err = s.store.CreateImage(id, nil, top, "{}", options)
+	}
 	isNew := err == nil
 	if errors.Is(err, storage.ErrDuplicateID) {
 		err = s.addBigData(id, items)
@@ -123,10 +133,6 @@ func (s *Store) record(res *resolved, top string) error {
 		return err
 	}
 	// AddNames takes the names from the images that had them.
-	var names []string
-	for _, name := range res.names() {
-		names = append(names, name.String())
-	}
 	if err := s.store.AddNames(id, names); err != nil {
 		if isNew {
 			_, undo := s.store.DeleteImage(id, true)

@@ -35,14 +35,15 @@ func (s *Store) Fetch(ctx context.Context, _ backends.PullRequest, m backends.Ma
 		meter.received(max(l.Size, 0))
 		return nil
 	}
-	err = errNoRoom
-	if !res.full.Load() {
+	if full := res.full.Load(); full != nil {
+		err = *full
+	} else {
 		err = s.fetch(ctx, res, m, l, meter)
 	}
 	if messages.KindOf(err) == messages.NoSpace {
 		// The retry will have to download again; that is better than to leave
 		// the node full.
-		res.full.Store(true)
+		res.full.CompareAndSwap(nil, &err)
 		s.behind.Go(func() { s.dropSoon(m.Layers) })
 	}
 	if err != nil {
@@ -50,8 +51,6 @@ func (s *Store) Fetch(ctx context.Context, _ backends.PullRequest, m backends.Ma
 	}
 	return nil
 }
-
-var errNoRoom = messages.Errorf(messages.NoSpace, "the disk has no room for its image")
 
 func (s *Store) fetch(ctx context.Context, res *resolved, m backends.Manifest, l backends.Layer, meter *meter) error {
 	if res.artifact != nil {

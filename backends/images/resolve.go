@@ -41,7 +41,7 @@ type resolved struct {
 	artifact *artifact         // of an OCI artifact, which has no config
 	also     []reference.Named // more names an archive gives the image
 
-	full atomic.Bool // the disk has no room for it: what was fetched goes
+	full atomic.Pointer[error] // why the disk has no room for it: what was fetched goes
 }
 
 func (res *resolved) names() []reference.Named {
