@@ -119,13 +119,14 @@ func (s *Store) record(res *resolved, top string) error {
 	for _, name := range res.names() {
 		names = append(names, name.String())
 	}
-	// With its names at once where nobody has them: a power cut leaves no image
-	// without a name then.
-	_, err := s.store.CreateImage(id, names, top, "{}", options)
-	if errors.Is(err, storage.ErrDuplicateName) {
-		_, err = s.store.CreateImage(id, nil, top, "{}", options)
-	}
+	// Its data may be on disk after its record. So it gets its names only when
+	// all of it is there: what a power cut leaves before that has none, and goes
+	// at the next start (dropTornImages).
+	_, err := s.store.CreateImage(id, nil, top, "{}", options)
 	isNew := err == nil
+	if isNew {
+		err = s.syncs.sync(context.Background(), s.imageRoot())
+	}
 	if errors.Is(err, storage.ErrDuplicateID) {
 		err = s.addBigData(id, items)
 	}

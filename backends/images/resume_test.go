@@ -249,6 +249,25 @@ func TestALayerOfAnyLengthIsUnpacked(t *testing.T) {
 	}
 }
 
+func TestAnImageThatLostItsDataBeforeItHadANameIsNoImage(t *testing.T) {
+	reg := startRegistry(t, registryOptions{})
+	reg.push(t, spec{repo: "a", tag: "v", layers: []packed{layerOf(t, "a", "gzip")}})
+	s := open(t, reg, nil)
+	image := pull(t, s, ask(reg.addr+"/a:v"))
+	ok(t, s.store.SetNames(image.ID, nil))
+	ok(t, os.Remove(s.cfg.GraphRoot+"/overlay-images/"+image.ID+"/manifest"))
+	again, err := New(s.cfg)
+	ok(t, err)
+	wantNothing(t, again)
+	pull(t, again, ask(reg.addr+"/a:v"))
+	ok(t, again.store.SetNames(image.ID, nil)) // whole, it may be somebody's
+	last, err := New(s.cfg)
+	ok(t, err)
+	if all, err := last.List(context.Background()); err != nil || len(all) != 1 {
+		t.Errorf("%d images, %v", len(all), err)
+	}
+}
+
 func TestTheLibrarysSourceGivesParts(t *testing.T) {
 	reg, f, layer := layerFront(t)
 	s := open(t, reg, nil)

@@ -168,6 +168,9 @@ func (s *Store) recover() error {
 		}
 	}
 	s.loadCounts()
+	if err := s.dropTornImages(); err != nil {
+		return err
+	}
 	if err := s.dropLeftLayers(); err != nil {
 		return err
 	}

@@ -78,6 +78,7 @@ func open(t *testing.T, reg *registry, change func(*Config)) *Store {
 	s, err := New(c)
 	ok(t, err)
 	t.Cleanup(func() {
+		s.behind.Wait() // what is being removed just now is not left
 		staged, err := os.ReadDir(s.stagedDir())
 		ok(t, err)
 		for _, e := range staged {

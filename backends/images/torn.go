@@ -5,11 +5,40 @@ import (
 	"path/filepath"
 	"time"
 
+	"go.podman.io/storage"
 	"golang.org/x/sys/unix"
 )
 
 // tornAge is longer than any write of the store's records takes.
 const tornAge = time.Hour
+
+// dropTornImages removes images without a name whose data is not all there: a
+// power cut came before Commit gave them their names.
+func (s *Store) dropTornImages() error {
+	records, err := s.store.Images()
+	if err != nil {
+		return storeError(err, "looking for torn images")
+	}
+	for _, record := range records {
+		if len(record.Names) > 0 || record.ReadOnly || s.allData(&record) {
+			continue
+		}
+		s.log.Info("removed the record of an interrupted pull", "image", record.ID)
+		if _, err := s.store.DeleteImage(record.ID, true); err != nil {
+			s.log.Warn("the record of an interrupted pull stays", "image", record.ID, "error", err)
+		}
+	}
+	return nil
+}
+
+func (s *Store) allData(record *storage.Image) bool {
+	for _, key := range record.BigDataNames {
+		if _, err := s.store.ImageBigData(record.ID, key); err != nil {
+			return false
+		}
+	}
+	return true
+}
 
 // torn finds the temporary files of the library's atomic writer that a power
 // cut or a kill has left; it never looks for them itself.
