@@ -259,6 +259,11 @@ func TestAnImageThatLostItsDataBeforeItHadANameIsNoImage(t *testing.T) {
 	again, err := New(s.cfg)
 	ok(t, err)
 	wantNothing(t, again)
+	_, err = again.store.CreateImage(image.ID, nil, "", "{}", nil) // and nothing more came to the disk
+	ok(t, err)
+	again, err = New(s.cfg)
+	ok(t, err)
+	wantNothing(t, again)
 	pull(t, again, ask(reg.addr+"/a:v"))
 	ok(t, again.store.SetNames(image.ID, nil)) // whole, it may be somebody's
 	last, err := New(s.cfg)

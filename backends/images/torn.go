@@ -3,6 +3,7 @@ package images
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"go.podman.io/storage"
@@ -31,7 +32,13 @@ func (s *Store) dropTornImages() error {
 	return nil
 }
 
+// allData: a record is written before its data, and again after each piece.
 func (s *Store) allData(record *storage.Image) bool {
+	if !slices.Contains(record.BigDataNames, storage.ImageDigestBigDataKey) {
+		// Unless another tool is writing it just now.
+		info, err := os.Stat(filepath.Join(s.imageRoot(), "overlay-images", record.ID))
+		return err == nil && info.ModTime().After(bootTime()) && time.Since(info.ModTime()) < tornAge
+	}
 	for _, key := range record.BigDataNames {
 		if _, err := s.store.ImageBigData(record.ID, key); err != nil {
 			return false
