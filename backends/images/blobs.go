@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -86,7 +85,7 @@ func (s *Store) sweepBlobs() error {
 		if err != nil || !info.Mode().IsRegular() || time.Since(info.ModTime()) < blobAge {
 			continue
 		}
-		if err := os.Remove(filepath.Join(s.cfg.BlobDir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := ignoreMissing(os.Remove(filepath.Join(s.cfg.BlobDir, e.Name()))); err != nil {
 			return fmt.Errorf("image blob cache: %w", err)
 		}
 	}

@@ -55,8 +55,8 @@ func (s *Store) stageChunked(ctx context.Context, res *resolved, l backends.Laye
 		s.log.Info("layer is fetched whole", "layer", l.Digest, "why", "its table of contents is not enough to verify it")
 		return nil, nil
 	}
-	if got := out.UncompressedDigest.String(); got != l.DiffID {
-		return nil, messages.Errorf(messages.Internal, "its content is not what the image's configuration says: want %s, got %s", l.DiffID, got)
+	if err := checkContent(l, out.UncompressedDigest); err != nil {
+		return nil, err
 	}
 	if err := checkAttributes(out.Target); err != nil {
 		return nil, err

@@ -115,34 +115,41 @@ func (s *Store) record(res *resolved, top string) error {
 	id := res.config.digest.Encoded()
 	items := bigData(res)
 	options := &storage.ImageOptions{BigData: items, CreationDate: created(res.config.data)}
-	var names []string
-	for _, name := range res.names() {
-		names = append(names, name.String())
-	}
 	// Its data may be on disk after its record. So it gets its names only when
 	// all of it is there: what a power cut leaves before that has none, and goes
 	// at the next start (dropTornImages).
 	_, err := s.store.CreateImage(id, nil, top, "{}", options)
 	isNew := err == nil
-	if isNew {
+	switch {
+	case isNew:
 		err = s.syncs.sync(context.Background(), s.imageRoot())
-	}
-	if errors.Is(err, storage.ErrDuplicateID) {
+	case errors.Is(err, storage.ErrDuplicateID):
 		err = s.addBigData(id, items)
+	}
+	if err == nil {
+		err = s.name(id, res)
+	}
+	if err != nil && isNew {
+		_, undo := s.store.DeleteImage(id, true)
+		err = errors.Join(err, undo)
 	}
 	if err != nil {
 		return err
 	}
-	// AddNames takes the names from the images that had them.
-	if err := s.store.AddNames(id, names); err != nil {
-		if isNew {
-			_, undo := s.store.DeleteImage(id, true)
-			err = errors.Join(err, undo)
-		}
-		return fmt.Errorf("naming image %s %q: %w", id, res.named, err)
-	}
 	if err := s.artifacts.disown(res.names(), ""); err != nil {
 		return fmt.Errorf("taking the name %s from an artifact: %w", res.named, err)
+	}
+	return nil
+}
+
+// name takes the image's names from the images that had them.
+func (s *Store) name(id string, res *resolved) error {
+	var names []string
+	for _, name := range res.names() {
+		names = append(names, name.String())
+	}
+	if err := s.store.AddNames(id, names); err != nil {
+		return fmt.Errorf("naming image %s %q: %w", id, res.named, err)
 	}
 	return nil
 }

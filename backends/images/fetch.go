@@ -198,10 +198,18 @@ func (s *Store) unpackStream(l backends.Layer, plain io.Reader, m *meter) (_ *st
 	if err != nil {
 		return nil, fmt.Errorf("unpacking: %w", err)
 	}
-	if got.DiffID.String() != l.DiffID {
-		return nil, messages.Errorf(messages.Internal, "its content is not what the image's configuration says: want %s, got %s", l.DiffID, got.DiffID)
+	if err := checkContent(l, got.DiffID); err != nil {
+		return nil, err
 	}
 	return &stagedLayer{unpacked: got, Digest: digest.Digest(l.Digest), BlobSize: l.Size, dir: dir}, nil
+}
+
+// checkContent: what a layer becomes is promised by the image's configuration.
+func checkContent(l backends.Layer, got digest.Digest) error {
+	if got.String() == l.DiffID {
+		return nil
+	}
+	return messages.Errorf(messages.Internal, "its content is not what the image's configuration says: want %s, got %s", l.DiffID, got)
 }
 
 func (s *Store) downloadError(ctx context.Context, err error, l backends.Layer, blob *blobFile) error {

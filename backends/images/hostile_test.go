@@ -247,7 +247,7 @@ func TestAChunkedLayerWithOverlaysOwnAttributesIsRefused(t *testing.T) {
 	for _, e := range []entry{file("f", "x"), folder("d")} {
 		plain := tarred(t, attribute(e, "trusted.overlay.redirect", "/etc"), file("other", "x"))
 		_, err := n.pull(t, chunkedOf(t, packed{diffID: digest.FromBytes(plain), blob: plain}))
-		wantRefused(t, err, messages.Precondition, e.Name, "trusted.overlay")
+		wantRefused(t, err, messages.Precondition, e.Name, "has the attribute", "trusted.overlay")
 	}
 }
 

@@ -2,6 +2,7 @@ package images
 
 import (
 	"io"
+	"maps"
 	"os"
 	"slices"
 
@@ -59,7 +60,7 @@ func unpack(stream *inspector, dir string, split io.Writer, seen func(int64)) (u
 	}
 	return unpacked{
 		DiffID: hash.Digest(), Size: count.bytes, Files: uint64(stream.entries),
-		UIDs: sorted(stream.uids), GIDs: sorted(stream.gids), RootMode: stream.root,
+		UIDs: slices.Sorted(maps.Keys(stream.uids)), GIDs: slices.Sorted(maps.Keys(stream.gids)), RootMode: stream.root,
 	}, err
 }
 
@@ -79,13 +80,4 @@ func (c *counter) Write(p []byte) (int, error) {
 		c.seen(c.bytes)
 	}
 	return c.to.Write(p)
-}
-
-func sorted(set map[uint32]bool) []uint32 {
-	all := make([]uint32, 0, len(set))
-	for id := range set {
-		all = append(all, id)
-	}
-	slices.Sort(all)
-	return all
 }
