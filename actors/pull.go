@@ -25,6 +25,8 @@ type pull struct {
 	order    []string // digests of the layers, each once
 	progress map[string]messages.LayerProgress
 	missing  map[string]backends.Layer
+	applied  int  // so many layers, from the lowest on, are in the store
+	applying bool // a worker puts more of them there
 	callers  waiters
 	over     bool
 }
@@ -194,9 +196,39 @@ func (p *pull) onLayer(m layerDone) {
 		took = now.Sub(pr.Begun)
 	}
 	p.happened(messages.Edge{Step: "layer " + m.digest + " ready", Took: took})
-	if len(p.missing) == 0 {
-		p.commit()
+	p.goOn()
+}
+
+// goOn commits when all layers are here. Until then what has come is put into
+// the store: the library takes its time for each layer.
+func (p *pull) goOn() {
+	ready := p.applied
+	for ready < len(p.manifest.Layers) {
+		if _, missing := p.missing[p.manifest.Layers[ready].Digest]; missing {
+			break
+		}
+		ready++
 	}
+	switch {
+	case p.applying || p.over:
+	case len(p.missing) == 0:
+		p.commit()
+	case ready > p.applied:
+		p.apply(ready)
+	}
+}
+
+// apply has no limit, as commit. Its failure is told by the commit, which does
+// again what it has not done.
+func (p *pull) apply(n int) {
+	p.applying = true
+	req, manifest := p.req, p.manifest
+	p.do(Job{Lane: LaneImage, Name: "apply"}, func(ctx context.Context) (any, error) {
+		return nil, p.env.Node.Images.Apply(ctx, req, manifest, n)
+	}, func(d done) {
+		p.applying, p.applied = false, n
+		p.goOn()
+	})
 }
 
 // commit has no limit: the bytes are here, and the disk takes what it takes.

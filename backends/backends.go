@@ -291,6 +291,11 @@ type Images interface {
 	// nothing comes for the configured time it ends with kind Deadline. A layer
 	// that the store has already, or that is ready, is a success at once.
 	Fetch(ctx context.Context, r PullRequest, m Manifest, l Layer, progress func(Progress)) error
+	// Apply puts the first n layers, which have been fetched, into the store
+	// while others still come, so that Commit has less to do. Never needed: what
+	// it has not done, Commit does. Layers whose pull then fails stay for a
+	// while, as fetched ones do.
+	Apply(ctx context.Context, r PullRequest, m Manifest, n int) error
 	// Commit puts the fetched layers into the store, in order, and records the
 	// image. What went away since it was fetched is fetched again.
 	Commit(ctx context.Context, r PullRequest, m Manifest) (messages.Image, error)

@@ -40,6 +40,7 @@ func Images(t *testing.T, new func(t *testing.T) ImagesHarness) {
 		"WhatWasPutAsideStaysForContainersThatHaveIt":    sweeping,
 		"FetchingAgainIsASuccessAtOnce":                  fetchingAgain,
 		"FailuresSayTheirKind":                           imageFailures,
+		"LayersCanBeAppliedBeforeAllAreFetched":          imageApply,
 		"AnEndedContextEndsTheCall":                      imageContext,
 	} {
 		t.Run(name, func(t *testing.T) { promise(t, new(t)) })
@@ -53,9 +54,14 @@ func Pull(ctx context.Context, images backends.Images, r backends.PullRequest) (
 		return messages.Image{}, err
 	}
 	if !m.Present {
-		for _, l := range m.Layers {
+		for i, l := range m.Layers {
 			if err := images.Fetch(ctx, r, m, l, nil); err != nil {
 				return messages.Image{}, err
+			}
+			if i%2 == 0 { // now and then; Commit does the others
+				if err := images.Apply(ctx, r, m, i+1); err != nil {
+					return messages.Image{}, err
+				}
 			}
 		}
 	}
@@ -294,6 +300,24 @@ func imageFailures(t *testing.T, h ImagesHarness) {
 	}
 }
 
+func imageApply(t *testing.T, h ImagesHarness) {
+	ref, _ := h.Publish(t, "app", "v", "one", "two")
+	r := backends.PullRequest{Ref: ref}
+	m, err := h.Images.Resolve(context30s(t), r)
+	must(t, err)
+	must(t, h.Images.Fetch(context30s(t), r, m, m.Layers[0], nil))
+	must(t, h.Images.Apply(context30s(t), r, m, 1))
+	must(t, h.Images.Apply(context30s(t), r, m, 1)) // again: nothing to do
+	if all, err := h.Images.List(context30s(t)); err != nil || len(all) != 0 {
+		t.Errorf("an image without its last layer is listed: %v, %v", all, err)
+	}
+	must(t, h.Images.Fetch(context30s(t), r, m, m.Layers[0], nil)) // of another pull
+	must(t, h.Images.Fetch(context30s(t), r, m, m.Layers[1], nil))
+	image, err := h.Images.Commit(context30s(t), r, m)
+	must(t, err)
+	must(t, h.Images.Remove(context30s(t), image.ID))
+}
+
 func imageContext(t *testing.T, h ImagesHarness) {
 	ref, _ := h.Publish(t, "app", "one", "base")
 	r := backends.PullRequest{Ref: ref}
@@ -306,6 +330,9 @@ func imageContext(t *testing.T, h ImagesHarness) {
 	}
 	if err := h.Images.Fetch(ctx, r, m, m.Layers[0], nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("Fetch: %v", err)
+	}
+	if err := h.Images.Apply(ctx, r, m, 1); !errors.Is(err, context.Canceled) {
+		t.Errorf("Apply: %v", err)
 	}
 	if _, err := h.Images.Commit(ctx, r, m); !errors.Is(err, context.Canceled) {
 		t.Errorf("Commit: %v", err)

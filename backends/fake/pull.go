@@ -94,6 +94,22 @@ func (s *store) hasLayer(diffID string) bool {
 	return false
 }
 
+// Apply applies the first layers. What it cannot, Commit is asked for again.
+func (b imagesBackend) Apply(ctx context.Context, _ backends.PullRequest, m backends.Manifest, count int) error {
+	n := b.n
+	m.Layers = m.Layers[:count]
+	return n.call(ctx, Call{Backend: "Images", Method: "Apply", Key: m.Ref}, func() error {
+		_, err := n.apply(m)
+		if err != nil {
+			return err
+		}
+		for _, l := range m.Layers {
+			n.dropBlob(l.Digest)
+		}
+		return nil
+	})
+}
+
 // Commit applies the layers in order and records the image; what was removed
 // since its Fetch is fetched again. Cut off half-way, as by the daemon's death,
 // its layers are there and the image is not: the next Commit uses them.

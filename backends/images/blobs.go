@@ -66,6 +66,7 @@ func (s *Store) sweepSometimes() {
 		return
 	}
 	s.sweepStaged()
+	s.sweepApplied()
 	if err := s.sweepBlobs(); err != nil {
 		s.log.Warn("image blob cache", "error", err)
 	}

@@ -28,7 +28,7 @@ func (s *Store) checkData(record *storage.Image) (found []messages.Damage) {
 		}
 		d := messages.Damage{Images: []messages.DamagedImage{s.damagedImage(record)}, What: fmt.Sprintf("%s: %v", key, what)}
 		if !record.ReadOnly {
-			path := filepath.Join(s.imageRoot(), "overlay-images", record.ID, dataFileName(key))
+			path := filepath.Join(s.dataDir(record.ID), dataFileName(key))
 			if err := s.quarantine(path, note{Layer: "image-" + record.ID, What: d.What}); err != nil {
 				s.log.Error("damaged data of an image stays where it is", "image", record.ID, "data", key, "error", err)
 			} else {

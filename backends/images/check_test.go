@@ -175,7 +175,7 @@ func TestAnImagesDamagedDataIsFoundAndAPullBringsIt(t *testing.T) {
 			s := open(t, reg, nil)
 			image := pull(t, s, ask(reg.addr+"/a:v"))
 			wantListed(t, s, image.ID)
-			ok(t, spoil(filepath.Join(s.cfg.GraphRoot, "overlay-images", image.ID, dataFileName("sha256:"+image.ID))))
+			ok(t, spoil(filepath.Join(s.dataDir(image.ID), dataFileName("sha256:"+image.ID))))
 			found, err := s.Check(context.Background(), nil)
 			ok(t, err)
 			if len(found) != 1 || found[0].Layer != "" || !strings.Contains(found[0].What, image.ID) {

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -31,8 +33,16 @@ func (s *Store) Commit(ctx context.Context, r backends.PullRequest, m backends.M
 	s.layers.hold(chain)
 	defer s.letGo(chain)
 	if !s.present(res, m.Layers) {
-		if err := s.putLayers(ctx, r, m, chain); err != nil {
+		if err := s.putLayers(ctx, r, m, len(chain)); err != nil {
 			return messages.Image{}, err
+		}
+		if err := s.layData(res); err != nil {
+			return messages.Image{}, storeError(err, "data of image %s", m.Ref)
+		}
+		// The library does not sync what it makes around a layer's files. On disk
+		// before an image counts on it; what no image has yet goes at the next start.
+		if err := s.syncs.sync(ctx, s.imageRoot()); err != nil {
+			return messages.Image{}, storeError(err, "layers of image %s", m.Ref)
 		}
 	}
 	top := ""
@@ -50,7 +60,7 @@ func (s *Store) Commit(ctx context.Context, r backends.PullRequest, m backends.M
 	}
 	// The library syncs the files it records in, not their names. Whoever has
 	// the answer may count on the image.
-	if err := s.syncs.sync(context.WithoutCancel(ctx), s.imageRoot()); err != nil {
+	if err := s.syncRecord(m.ConfigID); err != nil {
 		return messages.Image{}, storeError(err, "recording image %s", m.Ref)
 	}
 	s.dropFetched(m.Layers)
@@ -61,11 +71,13 @@ func (s *Store) Commit(ctx context.Context, r backends.PullRequest, m backends.M
 	return s.describe(record)
 }
 
-func (s *Store) putLayers(ctx context.Context, r backends.PullRequest, m backends.Manifest, chain []string) error {
-	if err := s.syncStaged(ctx, m.Layers); err != nil {
+// putLayers makes sure that the first n layers are in the store.
+func (s *Store) putLayers(ctx context.Context, r backends.PullRequest, m backends.Manifest, n int) error {
+	chain := chainIDs(m.Layers)
+	if err := s.syncStaged(ctx, m.Layers[:n]); err != nil {
 		return storeError(err, "image %s", m.Ref)
 	}
-	for i, l := range m.Layers {
+	for i, l := range m.Layers[:n] {
 		err := ctx.Err()
 		if err == nil {
 			err = s.putLayer(ctx, r, m, chain, i)
@@ -74,24 +86,7 @@ func (s *Store) putLayers(ctx context.Context, r backends.PullRequest, m backend
 			return storeError(err, "layer %d of %d of %s (%s)", i+1, len(m.Layers), m.Ref, l.Digest)
 		}
 	}
-	// The library does not sync what it makes around a layer's files. On disk
-	// before an image counts on it; what no image has yet goes at the next start.
-	return s.syncs.sync(ctx, s.imageRoot())
-}
-
-func (s *Store) letGo(chain []string) {
-	err := s.layers.release(chain, func(id string) error {
-		if _, err := s.store.Layer(id); err != nil {
-			return nil // was never made
-		}
-		if err := s.store.DeleteLayer(id); err != nil && unused(err) {
-			return fmt.Errorf("layer %s: %w", id, err)
-		}
-		return nil
-	})
-	if err != nil {
-		s.log.Error("layers of a failed pull stay until the next start", "error", err)
-	}
+	return nil
 }
 
 // present says whether the store has this very image. The record's id, the
@@ -115,15 +110,11 @@ func (s *Store) record(res *resolved, top string) error {
 	id := res.config.digest.Encoded()
 	items := bigData(res)
 	options := &storage.ImageOptions{BigData: items, CreationDate: created(res.config.data)}
-	// Its data may be on disk after its record. So it gets its names only when
-	// all of it is there: what a power cut leaves before that has none, and goes
-	// at the next start (dropTornImages).
+	// It gets its names last: what a power cut leaves before that has none, and
+	// goes at the next start when its data is not all there (dropTornImages).
 	_, err := s.store.CreateImage(id, nil, top, "{}", options)
 	isNew := err == nil
-	switch {
-	case isNew:
-		err = s.syncs.sync(context.Background(), s.imageRoot())
-	case errors.Is(err, storage.ErrDuplicateID):
+	if errors.Is(err, storage.ErrDuplicateID) {
 		err = s.addBigData(id, items)
 	}
 	if err == nil {
@@ -140,6 +131,35 @@ func (s *Store) record(res *resolved, top string) error {
 		return fmt.Errorf("taking the name %s from an artifact: %w", res.named, err)
 	}
 	return nil
+}
+
+// layData puts the data of an image that is about to be recorded where the store
+// keeps it, to be synced together with its layers. The library writes the same
+// again, each file beside the old one and synced: whatever a power cut leaves of
+// that, the data is there before a record can name it.
+func (s *Store) layData(res *resolved) error {
+	id := res.config.digest.Encoded()
+	if _, err := s.store.Image(id); err == nil {
+		return nil
+	}
+	dir := s.dataDir(id)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for _, item := range bigData(res) {
+		if err := os.WriteFile(filepath.Join(dir, dataFileName(item.Key)), item.Data, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dataDir is where the store keeps what belongs to an image's record.
+func (s *Store) dataDir(id string) string { return filepath.Join(s.imageRoot(), "overlay-images", id) }
+
+// syncRecord puts the names of the files of a record on disk.
+func (s *Store) syncRecord(id string) error {
+	return errors.Join(ignoreMissing(syncDir(s.dataDir(id))), syncDir(filepath.Dir(s.dataDir(id))))
 }
 
 // name takes the image's names from the images that had them.

@@ -199,6 +199,7 @@ func TestContentThatIsNotWhatTheConfigurationSaysIsRefused(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), lying.diffID.String()) {
 		t.Errorf("error %v", err)
 	}
+	s.behind.Wait()
 	wantNothing(t, s)
 }
 
@@ -267,6 +268,7 @@ func TestADiskThatFillsWhileUnpackingLeavesNothing(t *testing.T) {
 	if messages.KindOf(err) != messages.NoSpace || !strings.Contains(err.Error(), s.cfg.GraphRoot) {
 		t.Errorf("error %v of kind %v", err, messages.KindOf(err))
 	}
+	s.behind.Wait()
 	wantNothing(t, s)
 	if entries, _ := os.ReadDir(s.cfg.BlobDir); len(entries) > 1 {
 		t.Errorf("blobs left: %v", entries)

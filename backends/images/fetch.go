@@ -46,6 +46,10 @@ func (s *Store) Fetch(ctx context.Context, _ backends.PullRequest, m backends.Ma
 		res.full.CompareAndSwap(nil, &err)
 		s.behind.Go(func() { s.dropSoon(m.Layers) })
 	}
+	if isUseless(err) && res.artifact == nil {
+		res.useless.Store(true)
+		s.behind.Go(func() { s.dropApplied(m.Layers) })
+	}
 	if err != nil {
 		return storeError(err, "layer %s of %s", l.Digest, m.Ref)
 	}
@@ -121,11 +125,15 @@ func (s *Store) stage(ctx context.Context, res *resolved, l backends.Layer, m *m
 	case unpackErr != nil:
 		err = storeError(unpackErr, "unpacking")
 	}
-	if err != nil && (messages.KindOf(err) == messages.Internal || messages.KindOf(err) == messages.NoSpace || isRefused(err)) {
-		// Of no use to the next try, or too much for the node.
+	if isUseless(err) {
 		err = errors.Join(err, ignoreMissing(os.Remove(blob.path)))
 	}
 	return st, err
+}
+
+// isUseless: what has come is of no use to the next try, or too much for the node.
+func isUseless(err error) bool {
+	return err != nil && (messages.KindOf(err) == messages.Internal || messages.KindOf(err) == messages.NoSpace || isRefused(err))
 }
 
 // unpackBlob unpacks what comes into the blob's file. Nothing stays of what

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/troupe-run/troupe/backends"
@@ -101,7 +100,7 @@ func (s *Store) putLayer(ctx context.Context, r backends.PullRequest, m backends
 	err = s.commitStaged(id, parent, st)
 	switch {
 	case errors.Is(err, storage.ErrDuplicateID):
-		return nil // another tool has just made it
+		return s.layers.notOurs(id) // another tool has just made it
 	case err != nil:
 		if _, gone := s.store.Layer(id); errors.Is(gone, storage.ErrLayerUnknown) {
 			err = errors.Join(err, ignoreMissing(os.Remove(s.splitPath(id)))) // it was put there for the layer
@@ -170,40 +169,4 @@ func (r withContext) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return r.Reader.Read(p)
-}
-
-func (s *Store) markerDir() string           { return filepath.Join(s.cfg.BlobDir, "layers") }
-func (s *Store) markerPath(id string) string { return filepath.Join(s.markerDir(), id) }
-func unused(err error) bool {
-	return !errors.Is(err, storage.ErrLayerUsedByImage) && !errors.Is(err, storage.ErrLayerHasChildren) &&
-		!errors.Is(err, storage.ErrLayerUsedByContainer)
-}
-
-// dropLeftLayers removes the layers that a killed daemon was making for images
-// it did not come to record. Only layers with our marker are looked at: others
-// may belong to a pull that podman has under way.
-func (s *Store) dropLeftLayers() error {
-	entries, err := os.ReadDir(s.markerDir())
-	if err != nil {
-		return fmt.Errorf("image blob cache: %w", err)
-	}
-	for again := true; again; { // parents become free after their children
-		again = false
-		for _, e := range entries {
-			if _, err := s.store.Layer(e.Name()); err == nil && s.store.DeleteLayer(e.Name()) == nil {
-				s.log.Info("removed a layer of an interrupted pull", "layer", e.Name())
-				again = true
-			}
-		}
-	}
-	for _, e := range entries {
-		// A commit that was cut off between the two has left the one without the other.
-		if _, err := s.store.Layer(e.Name()); errors.Is(err, storage.ErrLayerUnknown) {
-			_ = os.Remove(s.splitPath(e.Name()))
-		}
-		if err := os.Remove(s.markerPath(e.Name())); err != nil {
-			return messages.Errorf(messages.Internal, "image blob cache: %w", err)
-		}
-	}
-	return nil
 }

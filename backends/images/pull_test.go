@@ -218,24 +218,6 @@ func TestADamagedLayerIsMadeAnewByAPull(t *testing.T) {
 	}
 }
 
-func TestLayersOfAKilledPullAreRemovedAtTheNextStart(t *testing.T) {
-	reg := startRegistry(t, registryOptions{})
-	reg.push(t, spec{repo: "a", tag: "v", layers: []packed{layerOf(t, "a", "gzip"), layerOf(t, "b", "gzip")}})
-	s := open(t, reg, nil)
-	m, err := s.Resolve(context.Background(), ask(reg.addr+"/a:v"))
-	ok(t, err)
-	chain := chainIDs(m.Layers)
-	s.layers.hold(chain)
-	ok(t, s.putLayers(context.Background(), ask(""), m, chain)) // and no record: as if killed here
-	write(t, s.blobPath("sha256:half")+partialSuffix, []byte("half"))
-	again, err := New(s.cfg)
-	ok(t, err)
-	wantNothing(t, again)
-	if left, _ := filepath.Glob(s.cfg.BlobDir + "/*" + partialSuffix); len(left) != 1 {
-		t.Errorf("what has come of a blob is to be there for the retry: %v", left)
-	}
-}
-
 func TestRemovingAnImageWhileAnotherThatSharesItsLayersIsPulled(t *testing.T) {
 	reg := startRegistry(t, registryOptions{})
 	base := layerOf(t, "base", "gzip")

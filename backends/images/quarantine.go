@@ -75,6 +75,7 @@ func writeSynced(path string, data []byte) error {
 // Sweep implements backends.Images.
 func (s *Store) Sweep(ctx context.Context, users map[string]time.Time) error {
 	s.sweepStaged()
+	s.sweepApplied()
 	if err := s.sweepBlobs(); err != nil {
 		return err
 	}

@@ -33,9 +33,7 @@ func (s *Store) Remove(ctx context.Context, id string) error {
 	if record.ReadOnly {
 		return messages.Errorf(messages.Precondition, "image %s is in an additional image store, which is only read: remove it there", id)
 	}
-	err = s.layers.without(func(held func(string) bool, keep func(string) error) error {
-		return s.remove(record.ID, held, keep)
-	}, s.markerPath)
+	err = s.layers.without(func(layers still) error { return s.remove(record, layers) })
 	if errors.Is(err, storage.ErrNotAnImage) || errors.Is(err, storage.ErrImageUnknown) {
 		return nil
 	}
@@ -48,28 +46,57 @@ func (s *Store) Remove(ctx context.Context, id string) error {
 	return nil
 }
 
-func (s *Store) remove(id string, held func(string) bool, keep func(string) error) error {
-	layers, err := s.store.DeleteImage(id, false) // what would go, and whether it may
+func (s *Store) remove(record *storage.Image, applied still) error {
+	layers, err := s.store.DeleteImage(record.ID, false) // what would go, and whether it may
 	if err != nil {
 		return err
 	}
 	// The library names a layer of an additional store as well, and then fails.
 	ours := slices.DeleteFunc(slices.Clone(layers), s.isReadOnly)
-	if len(ours) == len(layers) && !slices.ContainsFunc(layers, held) {
-		_, err := s.store.DeleteImage(id, true)
+	var stays []string
+	if applied.unfinished() {
+		stays = slices.DeleteFunc(s.idsOf(record), func(id string) bool { return slices.Contains(layers, id) || s.isReadOnly(id) })
+	}
+	if len(ours) == len(layers) && !slices.ContainsFunc(layers, applied.held) {
+		_, err = s.store.DeleteImage(record.ID, true)
+	} else {
+		err = s.removeFree(record.ID, ours, applied)
+	}
+	if err != nil {
 		return err
 	}
-	if err := s.store.Delete(id); err != nil {
+	for _, id := range stays { // maybe only because a layer without an image lies on it
+		err = errors.Join(err, applied.handOver(s.markerPath(id), id))
+	}
+	return err
+}
+
+// removeFree removes a record, and of its layers those nobody holds.
+func (s *Store) removeFree(id string, layers []string, applied still) error {
+	err := s.store.Delete(id)
+	if err != nil {
 		return err
 	}
-	for _, layer := range ours {
-		if held(layer) {
-			err = errors.Join(err, keep(layer))
+	for _, layer := range layers {
+		if applied.held(layer) {
+			err = errors.Join(err, applied.handOver(s.markerPath(layer), layer))
 		} else if drop := s.store.DeleteLayer(layer); drop != nil && unused(drop) {
 			err = errors.Join(err, fmt.Errorf("layer %s: %w", layer, drop))
 		}
 	}
 	return err
+}
+
+// idsOf are an image's layers, as far as the store knows them.
+func (s *Store) idsOf(record *storage.Image) (ids []string) {
+	for id := record.TopLayer; id != ""; {
+		layer, err := s.store.Layer(id)
+		if err != nil {
+			break
+		}
+		ids, id = append(ids, id), layer.Parent
+	}
+	return ids
 }
 
 func (s *Store) isReadOnly(layer string) bool {

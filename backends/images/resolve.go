@@ -41,7 +41,8 @@ type resolved struct {
 	artifact *artifact         // of an OCI artifact, which has no config
 	also     []reference.Named // more names an archive gives the image
 
-	full atomic.Pointer[error] // why the disk has no room for it: what was fetched goes
+	full    atomic.Pointer[error] // why the disk has no room for it: what was fetched goes
+	useless atomic.Bool           // a layer is not what it should be, or the disk is full: no layer stays
 }
 
 func (res *resolved) names() []reference.Named {

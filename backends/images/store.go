@@ -85,7 +85,7 @@ type Store struct {
 
 	blobLocks  keyed // by blob digest: one download at a time
 	layerLocks keyed // by layer id: one unpack at a time
-	layers     holds
+	layers     *holds
 	artifacts  artifacts
 	cores      *semaphore.Weighted // who unpacks
 	syncs      syncs
@@ -125,7 +125,7 @@ func New(cfg Config) (*Store, error) {
 	forwardLibraryLog(cfg.Log)
 	s := &Store{
 		cfg: cfg, log: cfg.Log, resolveLimit: resolveLimit,
-		facts: map[string]facts{}, unlisted: map[string]string{}, files: map[string]inodes{}, staged: map[string]*stagedLayer{},
+		facts: map[string]facts{}, unlisted: map[string]string{}, files: map[string]inodes{}, staged: map[string]*stagedLayer{}, layers: newHolds(),
 	}
 	s.cores = semaphore.NewWeighted(int64(max(2, runtime.NumCPU())))
 	r, err := rulesOf(cfg)

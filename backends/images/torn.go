@@ -1,6 +1,8 @@
 package images
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,8 +38,8 @@ func (s *Store) dropTornImages() error {
 func (s *Store) allData(record *storage.Image) bool {
 	if !slices.Contains(record.BigDataNames, storage.ImageDigestBigDataKey) {
 		// Unless another tool is writing it just now.
-		info, err := os.Stat(filepath.Join(s.imageRoot(), "overlay-images", record.ID))
-		return err == nil && info.ModTime().After(bootTime()) && time.Since(info.ModTime()) < tornAge
+		info, err := os.Stat(s.dataDir(record.ID))
+		return err == nil && beingWritten(info)
 	}
 	for _, key := range record.BigDataNames {
 		if _, err := s.store.ImageBigData(record.ID, key); err != nil {
@@ -47,20 +49,42 @@ func (s *Store) allData(record *storage.Image) bool {
 	return true
 }
 
-// torn finds the temporary files of the library's atomic writer that a power
-// cut or a kill has left; it never looks for them itself.
-func (s *Store) torn() []string {
-	var left []string
-	for _, dir := range []string{"overlay-layers", "overlay-images"} {
-		found, _ := filepath.Glob(filepath.Join(s.imageRoot(), dir, ".tmp-*"))
+// torn finds what a power cut or a kill has left and the library never looks
+// for: temporary files of its atomic writer, data without a record, and links
+// to layers that have gone (it removes the link of a layer by a file in the
+// layer, which a power cut may have emptied).
+func (s *Store) torn() (left []string) {
+	for pattern, isTorn := range map[string]func(path string, info fs.FileInfo) bool{
+		"overlay-layers/.tmp-*": isFile,
+		"overlay-images/.tmp-*": isFile,
+		"overlay-images/*": func(path string, info fs.FileInfo) bool {
+			_, err := s.store.Image(filepath.Base(path))
+			return info.IsDir() && errors.Is(err, storage.ErrImageUnknown)
+		},
+		"overlay/l/*": func(path string, info fs.FileInfo) bool {
+			to, err := os.Readlink(path) // ../<layer>/diff
+			if err != nil {
+				return false
+			}
+			_, err = os.Lstat(filepath.Dir(filepath.Join(filepath.Dir(path), to)))
+			return errors.Is(err, fs.ErrNotExist)
+		},
+	} {
+		found, _ := filepath.Glob(filepath.Join(s.imageRoot(), pattern))
 		for _, path := range found {
-			if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() &&
-				(info.ModTime().Before(bootTime()) || time.Since(info.ModTime()) > tornAge) {
+			if info, err := os.Lstat(path); err == nil && isTorn(path, info) && !beingWritten(info) {
 				left = append(left, path)
 			}
 		}
 	}
 	return left
+}
+
+func isFile(_ string, info fs.FileInfo) bool { return info.Mode().IsRegular() }
+
+// beingWritten: maybe, by another tool, just now.
+func beingWritten(info fs.FileInfo) bool {
+	return info.ModTime().After(bootTime()) && time.Since(info.ModTime()) < tornAge
 }
 
 func bootTime() time.Time {
