@@ -43,9 +43,9 @@ type stagedLayer struct {
 	synced    bool
 }
 
-// earlySync is the size from which a layer is put on disk while others are
-// still coming; nobody waits for it. For small ones the sync would cost more
-// than it spares.
+// earlySync is how much may be staged before it is put on disk while others are
+// still coming; nobody waits for it. For less the sync would cost more than it
+// spares.
 const earlySync = 16 << 20
 
 // bootID tells whether a power cut may have come since.
@@ -104,8 +104,13 @@ func (s *Store) keep(st *stagedLayer) error {
 	}
 	s.mu.Lock()
 	s.staged[string(st.Digest)] = st
+	s.unsynced += st.Size
+	much := s.unsynced >= earlySync
+	if much {
+		s.unsynced = 0
+	}
 	s.mu.Unlock()
-	if st.Size >= earlySync {
+	if much {
 		s.syncs.begin(s.imageRoot())
 	}
 	return nil

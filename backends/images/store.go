@@ -102,7 +102,8 @@ type Store struct {
 	filesNew bool              // and not yet in their file
 	swept    time.Time
 
-	staged map[string]*stagedLayer // by blob digest
+	staged   map[string]*stagedLayer // by blob digest
+	unsynced int64                   // bytes of what was staged since a sync was asked for
 }
 
 var _ backends.Images = (*Store)(nil)
