@@ -30,10 +30,10 @@ type timer struct {
 }
 
 type busyJob struct {
-	name   string
-	since  time.Time
-	cancel func()
-	then   func(done)
+	name  string
+	since time.Time
+	work  Work
+	then  func(done)
 }
 
 // done is the outcome of a job.
@@ -71,9 +71,9 @@ func (c *crew) do(j Job, f func(context.Context) (any, error), then func(done)) 
 	}
 	// The entry is made first: a job may end before Go returns.
 	c.busy[attempt] = busyJob{name: j.Name, since: begun, then: then}
-	cancel := env.Jobs.Go(j)
+	work := env.Jobs.Go(j)
 	b := c.busy[attempt]
-	b.cancel = cancel
+	b.work = work
 	c.busy[attempt] = b
 }
 
@@ -115,7 +115,15 @@ func (c *crew) fired(m tick) {
 // cancel ends the contexts of all jobs under way; their outcomes still come.
 func (c *crew) cancel() {
 	for _, attempt := range sortedKeys(c.busy) { // in order: the simulator replays
-		c.busy[attempt].cancel()
+		c.busy[attempt].work.Cancel()
+	}
+}
+
+// idle says of all jobs under way that they wait for something that no lane
+// bounds, or do so no more.
+func (c *crew) idle(idle bool) {
+	for _, attempt := range sortedKeys(c.busy) {
+		c.busy[attempt].work.Idle(idle)
 	}
 }
 

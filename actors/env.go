@@ -42,10 +42,20 @@ type Job struct {
 	Run   func(context.Context)
 }
 
-// Jobs runs work off the mailbox. Cancelling ends the job's context; it still
-// runs to its end, so the next job of its key never overlaps it.
+// Jobs runs work off the mailbox.
 type Jobs interface {
-	Go(Job) (cancel func())
+	Go(Job) Work
+}
+
+// Work is a job that was handed over.
+type Work interface {
+	// Cancel ends the job's context; it still runs to its end, so the next job
+	// of its key never overlaps it.
+	Cancel()
+	// Idle says that the job waits for something that its lane does not bound,
+	// or does so no more: meanwhile another may use its place in the lane. With
+	// those that go on after it there may be more in the lane than its limit.
+	Idle(idle bool)
 }
 
 // Clock is the only time the actors know.

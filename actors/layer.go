@@ -120,6 +120,9 @@ func (l *layer) update(r fetchReport) {
 	if !p.Stalled {
 		p.Rate = l.rate.rate(now)
 	}
+	if p.Stalled != l.progress.Stalled {
+		l.idle(p.Stalled) // a silent registry keeps no other from its turn
+	}
 	if p != l.progress {
 		l.show(p)
 	}

@@ -171,7 +171,7 @@ func (s *scene) begin(req any) <-chan error {
 
 func (s *scene) until(what string, ok func() bool) {
 	s.t.Helper()
-	for end := time.Now().Add(5 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			s.t.Fatalf("never came to: %s", what)
 		}

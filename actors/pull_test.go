@@ -87,6 +87,32 @@ func TestTheBiggestLayerOfAllPullsIsFetchedFirstAndNothingElseWaitsForIt(t *test
 	}
 }
 
+func TestADownloadThatStandsStillKeepsNoOtherFromItsTurn(t *testing.T) {
+	limits := supervisor.DefaultLimits()
+	limits.Layer = 1
+	s := newSceneWith(t, limits)
+	begun := len(fetches(s.gate))
+	s.node.AddImage("silent:1", fake.Layer{Name: "silent", Size: 1000})
+	s.node.AddImage("good:1", fake.Layer{Name: "good", Size: 10})
+	s.node.AddImage("late:1", fake.Layer{Name: "late", Size: 10})
+	s.gate.hold("Images.FetchMore")
+	silent := s.begin(messages.PullImage{Ref: "silent:1"})
+	s.until("the first fetch has the only place", func() bool { return len(fetches(s.gate)) == begun+1 })
+	good := s.begin(messages.PullImage{Ref: "good:1"})
+	s.waiting("good:1", 1)
+	s.until("the first is shown as stalled, and the second has its place", func() bool {
+		p, _ := s.pulling("silent:1")
+		return len(fetches(s.gate)) == begun+2 && p.Layers[0].Stalled
+	})
+	s.gate.open()
+	for _, end := range []<-chan error{silent, good, s.begin(messages.PullImage{Ref: "late:1"})} {
+		if err := <-end; err != nil {
+			t.Error(err)
+		}
+	}
+	s.noActorsOfPulls()
+}
+
 func TestACallersDeadlineEndsOnlyItsOwnWaitAndSaysHowFarThePullIs(t *testing.T) {
 	s := newScene(t)
 	s.node.AddImage("big:1", fake.Layer{Name: "big", Size: 90_000_000}, fake.Layer{Name: "base", Size: 1000})

@@ -121,24 +121,52 @@ type simJobs struct {
 
 type simJob struct {
 	actors.Job
-	ctx  *simContext
-	proc *proc
+	ctx   *simContext
+	proc  *proc
+	place *simLane // that it is in
+	idle  bool     // and has lent its place to others
+}
+
+// Cancel implements actors.Work.
+func (j *simJob) Cancel() {
+	j.ctx.end(context.Canceled)
+	if j.proc != nil {
+		j.proc.wake()
+	}
+}
+
+// Idle implements actors.Work.
+func (j *simJob) Idle(idle bool) {
+	if j.place == nil || j.idle == idle {
+		return
+	}
+	if j.idle = idle; idle {
+		j.place.idle++
+		j.place.leave()
+	} else {
+		j.place.idle--
+		j.place.free--
+	}
+}
+
+func (j *simJob) left() {
+	if j.idle {
+		j.place.idle--
+	} else {
+		j.place.leave()
+	}
+	j.place = nil
 }
 
 // Go implements actors.Jobs.
-func (s simJobs) Go(j actors.Job) func() {
+func (s simJobs) Go(j actors.Job) actors.Work {
 	job := &simJob{Job: j, ctx: newSimContext()}
 	queue := s.l.queue(j.Key)
 	queue.jobs = append(queue.jobs, job)
 	if len(queue.jobs) == 1 {
 		s.begin(queue)
 	}
-	return func() {
-		job.ctx.end(context.Canceled)
-		if job.proc != nil {
-			job.proc.wake()
-		}
-	}
+	return job
 }
 
 // keyQueue holds the jobs of one key; the first is under way.
@@ -162,7 +190,8 @@ func (s simJobs) begin(q *keyQueue) {
 	job.proc = s.w.spawn(s.l, job.Name, func(p *proc) {
 		p.sleep(s.w.between(0, 200*time.Microsecond))
 		if lane := s.l.lanes[job.Lane]; lane != nil && lane.enter(p, job) {
-			defer lane.leave()
+			job.place = lane
+			defer job.left()
 		}
 		if job.Limit > 0 {
 			limit = s.w.after(s.l, job.Limit, func() {

@@ -10,6 +10,7 @@ const downloads = 3
 // wide enough for what waits in them.
 type simLane struct {
 	free    int
+	idle    int // jobs that have lent their place
 	waiting []*simTicket
 }
 
@@ -40,19 +41,23 @@ func (l *simLane) enter(p *proc, job *simJob) bool {
 	return t.in
 }
 
+// most is how many may be under way: the limit, those that are idle, and those
+// that went on when others had their place.
+func (l *simLane) most() int { return downloads + l.idle + max(0, -l.free) }
+
 func (l *simLane) leave() {
-	if len(l.waiting) == 0 {
-		l.free++
-		return
-	}
-	next := 0
-	for i, t := range l.waiting {
-		if t.job.Rank > l.waiting[next].job.Rank {
-			next = i
+	l.free++
+	for l.free > 0 && len(l.waiting) > 0 {
+		next := 0
+		for i, t := range l.waiting {
+			if t.job.Rank > l.waiting[next].job.Rank {
+				next = i
+			}
 		}
+		t := l.waiting[next]
+		l.waiting = slices.Delete(l.waiting, next, next+1)
+		t.in = true
+		l.free--
+		t.p.wake()
 	}
-	t := l.waiting[next]
-	l.waiting = slices.Delete(l.waiting, next, next+1)
-	t.in = true
-	t.p.wake()
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/troupe-run/troupe/actors"
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/backends/fake"
 	"github.com/troupe-run/troupe/messages"
@@ -95,8 +96,8 @@ func (i *images) Fetch(ctx context.Context, r backends.PullRequest, m backends.M
 	}
 	i.fetching[l.Digest] = true
 	defer delete(i.fetching, l.Digest)
-	if n := len(i.fetching); n > downloads {
-		i.w.fail("%d layers are fetched at a time", n)
+	if n, most := len(i.fetching), i.w.life.lanes[actors.LaneLayer].most(); n > most {
+		i.w.fail("%d layers are fetched at a time instead of at most %d", n, most)
 	}
 	return i.Images.Fetch(ctx, r, m, l, progress)
 }

@@ -10,7 +10,7 @@ import (
 // highest rank goes first, among equals the one that came first.
 type gate struct {
 	mu      sync.Mutex
-	free    int64
+	free    int64 // below 0: more are in than there are places
 	waiting ranked
 	came    uint64
 }
@@ -52,17 +52,24 @@ func (g *gate) enter(ctx context.Context, rank int64) error {
 	}
 }
 
-// leave gives the place to the next.
+// leave gives the place to the next, unless more are in than there are places.
 func (g *gate) leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for len(g.waiting) > 0 {
+	g.free++
+	for g.free > 0 && len(g.waiting) > 0 {
 		if t := heap.Pop(&g.waiting).(*ticket); !t.gone {
 			close(t.in)
-			return
+			g.free--
 		}
 	}
-	g.free++
+}
+
+// force takes a place although there may be none.
+func (g *gate) force() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.free--
 }
 
 // ranked is a heap (container/heap) of those who wait.

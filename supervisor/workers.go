@@ -43,6 +43,42 @@ type job struct {
 	actors.Job
 	ctx    context.Context
 	cancel context.CancelFunc
+
+	mu    sync.Mutex
+	place *gate // that it is in
+	idle  bool  // and has lent its place to others
+}
+
+// Cancel implements actors.Work.
+func (j *job) Cancel() { j.cancel() }
+
+// Idle implements actors.Work.
+func (j *job) Idle(idle bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.place == nil || j.idle == idle {
+		return
+	}
+	if j.idle = idle; idle {
+		j.place.leave()
+	} else {
+		j.place.force()
+	}
+}
+
+func (j *job) entered(g *gate) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.place = g
+}
+
+func (j *job) left() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.place != nil && !j.idle {
+		j.place.leave()
+	}
+	j.place = nil
 }
 
 func newWorkers(ctx context.Context, l Limits) *workers {
@@ -57,14 +93,14 @@ func newWorkers(ctx context.Context, l Limits) *workers {
 }
 
 // Go implements actors.Jobs.
-func (w *workers) Go(j actors.Job) (cancel func()) {
+func (w *workers) Go(j actors.Job) actors.Work {
 	ctx, stop := context.WithCancel(w.ctx)
 	queued := &job{Job: j, ctx: ctx, cancel: stop}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
 		stop()
-		return stop
+		return queued
 	}
 	first := len(w.queues[j.Key]) == 0
 	w.queues[j.Key] = append(w.queues[j.Key], queued)
@@ -72,7 +108,7 @@ func (w *workers) Go(j actors.Job) (cancel func()) {
 		w.wg.Add(1)
 		go w.drain(j.Key)
 	}
-	return stop
+	return queued
 }
 
 // drain runs the jobs of a key until there is none. A job stays in the queue
@@ -98,7 +134,8 @@ func (w *workers) drain(key string) {
 func (w *workers) run(j *job) {
 	defer j.cancel()
 	if lane, bounded := w.lanes[j.Lane]; bounded && lane.enter(j.ctx, j.Rank) == nil {
-		defer lane.leave()
+		j.entered(lane)
+		defer j.left()
 	}
 	ctx := j.ctx
 	if j.Limit > 0 {

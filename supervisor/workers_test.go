@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"github.com/troupe-run/troupe/actors"
 )
@@ -40,4 +41,54 @@ func TestJobsOfAKeyRunOnceAndOneAtATime(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// A job that waits for something else lends its place, and takes one again when
+// it goes on, though others may be in by then.
+func TestAnIdleJobLendsItsPlaceAndTheLaneIsAsWideAsBeforeInTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limits := DefaultLimits()
+		limits.Layer = 1
+		w := newWorkers(t.Context(), limits)
+		var in []string
+		job := func(name string) (actors.Work, chan struct{}) {
+			end := make(chan struct{})
+			return w.Go(actors.Job{Key: name, Lane: actors.LaneLayer, Run: func(context.Context) {
+				in = append(in, name)
+				<-end
+			}}), end
+		}
+		want := func(step, names string) {
+			t.Helper()
+			synctest.Wait()
+			if got := fmt.Sprint(in); got != names {
+				t.Errorf("%s: in were %s, want %s", step, got, names)
+			}
+		}
+		a, endA := job("a")
+		want("the first", "[a]")
+		_, endB := job("b")
+		want("the only place is taken", "[a]")
+		a.Idle(true)
+		a.Idle(true)
+		want("it was lent", "[a b]")
+		a.Idle(false)
+		_, endC := job("c")
+		want("both go on", "[a b]")
+		close(endB)
+		want("one of two has left one place too many", "[a b]")
+		a.Idle(true)
+		want("lent again", "[a b c]")
+		close(endA) // while idle: its place is another's
+		_, endD := job("d")
+		want("still one", "[a b c]")
+		close(endC)
+		want("the next", "[a b c d]")
+		close(endD)
+		synctest.Wait()
+		a.Idle(false) // it has ended
+		if free := w.lanes[actors.LaneLayer].free; free != 1 {
+			t.Errorf("%d places are free at the end", free)
+		}
+	})
 }
