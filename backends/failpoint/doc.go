@@ -13,5 +13,8 @@
 // once, whoever comes by next, and the test sees that it was reached. A hang
 // that was armed by file ends when <path>.fired is removed.
 //
+// TROUPE_FAILPOINT_TRACE=<path> has the name of each Hit appended to a file: so a
+// test knows which points its story comes by, and how often.
+//
 // `troupe failpoints` and `troupe-monitor failpoints` list all names.
 package failpoint

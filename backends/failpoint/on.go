@@ -19,6 +19,7 @@ const On = true
 const (
 	envSpec = "TROUPE_FAILPOINT"
 	envFile = "TROUPE_FAILPOINT_FILE"
+	envPath = "TROUPE_FAILPOINT_TRACE"
 )
 
 var (
@@ -28,6 +29,7 @@ var (
 	spec = os.Getenv(envSpec)
 	hits int
 	file = os.Getenv(envFile)
+	path = os.Getenv(envPath)
 )
 
 // Declare makes a name known to Names. Its parts are joined by "/". It is for
@@ -37,6 +39,12 @@ func Declare(parts ...string) struct{} {
 	defer mu.Unlock()
 	names[strings.Join(parts, "/")] = true
 	return struct{}{}
+}
+
+// Environ is what a child that has points of its own must be given. The spec of
+// the environment is not among it: that is meant for one process.
+func Environ() []string {
+	return []string{envFile + "=" + file, envPath + "=" + path}
 }
 
 // Names is every declared name, sorted.
@@ -78,6 +86,7 @@ func due(name string) (what string, byFile bool) {
 	if !names[name] {
 		panic("failpoint " + name + " is hit and not declared")
 	}
+	trace(name)
 	if file != "" {
 		data, err := os.ReadFile(file)
 		switch now := strings.TrimSpace(string(data)); {
@@ -99,6 +108,20 @@ func due(name string) (what string, byFile bool) {
 		return "", false // another process has come by at the same moment
 	}
 	return what, byFile
+}
+
+func trace(name string) {
+	if path == "" {
+		return
+	}
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err == nil {
+		_, err = f.WriteString(name + "\n")
+		_ = f.Close()
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "failpoint %s cannot be traced: %v\n", name, err)
+	}
 }
 
 func parse(s string) (name, what string, nth int) {

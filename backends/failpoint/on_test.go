@@ -67,6 +67,14 @@ func TestAPointArmedByFileFiresOnceAndLeavesItsMark(t *testing.T) {
 	}
 }
 
+func TestATraceNamesEachHit(t *testing.T) {
+	at := filepath.Join(t.TempDir(), "trace")
+	child(t, "TROUPE_FAILPOINT_TRACE="+at)
+	if got, err := os.ReadFile(at); string(got) != strings.Repeat("test/point\n", 3) {
+		t.Fatalf("%q, %v", got, err)
+	}
+}
+
 func TestAHangEndsWhenItsMarkIsTaken(t *testing.T) {
 	at := filepath.Join(t.TempDir(), "arm")
 	if err := os.WriteFile(at, []byte("test/point=hang"), 0o600); err != nil {
