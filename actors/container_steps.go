@@ -12,7 +12,7 @@ import (
 
 // A container is created by these steps, top to bottom, and removed by their
 // undo, bottom to top. Starting it and its exit are in container.go.
-var containerSteps = []step[containerPlan]{
+var containerSteps = withPoints("container", []step[containerPlan]{
 	{name: "record", do: nothing[containerPlan], undo: removeContainerRecord, on: onRemove},
 	{name: "rootfs", do: mountRootfs, undo: unmountRootfs, on: onRemove, gate: true},
 	{name: "checkpoint", do: unpackCheckpoint, undo: forgetCheckpoint, on: onRemove, skip: beginsAnew, limit: restoreLimit},
@@ -23,7 +23,7 @@ var containerSteps = []step[containerPlan]{
 	// volumes of a million files never started elsewhere).
 	{name: "relabel", do: relabelVolumes, undo: nothing[containerPlan], on: onRemove, skip: hasNothingToRelabel, limit: 2 * time.Hour, lane: LaneWalk},
 	{name: "process", do: createProcess, undo: deleteProcess, on: onRemove, gate: true},
-}
+})
 
 // containerPlan is filled as the steps go.
 type containerPlan struct {

@@ -17,7 +17,7 @@ import (
 //
 // A pod has no process of its own, except the pause that holds a shared PID
 // namespace; its other namespaces are pinned by bind mounts.
-var podSteps = []step[podPlan]{
+var podSteps = withPoints("sandbox", []step[podPlan]{
 	{name: "record", do: nothing[podPlan], undo: removePodRecord, on: onRemove},
 	{name: "cgroup", do: makeCgroup, undo: removeCgroup, on: onRemove},
 	{name: "files", do: makeFiles, undo: removeFiles, on: onRemove},
@@ -30,7 +30,7 @@ var podSteps = []step[podPlan]{
 	// Only undone, and only by a pod one of whose containers lost its record:
 	// see recover.
 	{name: "strays", do: nothing[podPlan], undo: dropStrays, on: onStop, gate: true, skip: always[podPlan]},
-}
+})
 
 // podPlan is filled as the steps go: request → plan → record → snapshot.
 type podPlan struct {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/troupe-run/troupe/backends"
+	"github.com/troupe-run/troupe/backends/failpoint"
 )
 
 // phase says which request takes a step back.
@@ -37,6 +38,29 @@ type step[P any] struct {
 	// limit replaces Settings.StepLimit.
 	limit time.Duration
 	lane  Lane // of its do; empty: LaneStart
+}
+
+// withPoints puts crash points around what a list does and undoes, so that no
+// step can be without them: step/<noun>/<step>/before and after, undo/<noun>/….
+func withPoints[P any](noun string, steps []step[P]) []step[P] {
+	if !failpoint.On {
+		return steps
+	}
+	around := func(kind, name string, f func(context.Context, *backends.Node, *P) error) func(context.Context, *backends.Node, *P) error {
+		failpoint.Declare(kind, noun, name, "before")
+		failpoint.Declare(kind, noun, name, "after")
+		return func(ctx context.Context, n *backends.Node, p *P) error {
+			failpoint.Hit(kind, noun, name, "before")
+			err := f(ctx, n, p)
+			failpoint.Hit(kind, noun, name, "after")
+			return err
+		}
+	}
+	for i := range steps {
+		s := &steps[i]
+		s.do, s.undo = around("step", s.name, s.do), around("undo", s.name, s.undo)
+	}
+	return steps
 }
 
 // walk is where somebody is in a list of steps. It decides what comes next and

@@ -20,6 +20,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	cnitypes "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/troupe-run/troupe/backends"
+	"github.com/troupe-run/troupe/backends/failpoint"
 	"github.com/troupe-run/troupe/messages"
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/sys/unix"
@@ -87,6 +88,15 @@ func (b *Backend) libcni(lock *os.File) *libcni.CNIConfig {
 	return libcni.NewCNIConfigWithCacheDir(b.config.PluginDirs, b.config.CacheDir, &pluginExec{log: b.config.Log, lock: lock})
 }
 
+var (
+	_ = failpoint.Declare("network", "note", "before")
+	_ = failpoint.Declare("network", "note", "after")
+	_ = failpoint.Declare("network", "add", "after")
+	_ = failpoint.Declare("network", "ports", "after")
+	_ = failpoint.Declare("network", "del", "before")
+	_ = failpoint.Declare("network", "del", "after")
+)
+
 // Attach runs ADD, unless the pod is attached already: then it gives the
 // addresses it has. What a former ADD left half-done is taken back first.
 func (b *Backend) Attach(ctx context.Context, r backends.NetworkRequest) (backends.NetworkResult, error) {
@@ -135,12 +145,15 @@ func (b *Backend) add(ctx context.Context, n *network, conf *libcni.RuntimeConf,
 	none := backends.NetworkResult{}
 	ctx, cancel := context.WithTimeout(ctx, b.config.AddTimeout)
 	defer cancel()
+	failpoint.Hit("network", "note", "before")
 	lock, err := b.beginAttempt(n, conf)
 	if err != nil {
 		return none, err
 	}
+	failpoint.Hit("network", "note", "after")
 	defer func() { _ = lock.Close() }()
 	raw, err := b.libcni(lock).AddNetworkList(ctx, n.list, conf)
+	failpoint.Hit("network", "add", "after")
 	if err != nil {
 		return none, failure(ctx, messages.Internal, "attach pod %s to network %q of %s: %w", podName(r), n.list.Name, n.file, err)
 	}
@@ -155,6 +168,7 @@ func (b *Backend) add(ctx context.Context, n *network, conf *libcni.RuntimeConf,
 	if err := b.forwardPorts(n, r, result); err != nil {
 		return none, err
 	}
+	failpoint.Hit("network", "ports", "after")
 	return backends.NetworkResult{IPs: ips}, b.endAttempt(r.Pod)
 }
 
@@ -179,10 +193,12 @@ func (b *Backend) Detach(ctx context.Context, r backends.NetworkRequest) error {
 	}
 	var errs []error
 	for _, a := range attachments {
+		failpoint.Hit("network", "del", "before")
 		if err := b.del(ctx, a); err != nil {
 			errs = append(errs, failure(ctx, messages.Internal, "detach pod %s from network %q (configuration as it was when attached): %w", podName(r), a.list.Name, err))
 		}
 	}
+	failpoint.Hit("network", "del", "after")
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}

@@ -13,9 +13,24 @@ import (
 
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/troupe-run/troupe/backends"
+	"github.com/troupe-run/troupe/backends/failpoint"
 	"github.com/troupe-run/troupe/messages"
 	"go.podman.io/image/v5/manifest"
 	"go.podman.io/storage"
+)
+
+var (
+	_ = failpoint.Declare("image", "layers", "before")
+	_ = failpoint.Declare("image", "layer", "before")
+	_ = failpoint.Declare("image", "layers", "after")
+	_ = failpoint.Declare("image", "data", "after")
+	_ = failpoint.Declare("image", "record", "before")
+	_ = failpoint.Declare("image", "record", "unnamed")
+	_ = failpoint.Declare("image", "record", "after")
+	_ = failpoint.Declare("image", "synced")
+	_ = failpoint.Declare("image", "dropped")
+	_ = failpoint.Declare("image", "remove", "before")
+	_ = failpoint.Declare("image", "remove", "after")
 )
 
 // Commit applies the fetched layers in order and records the image. Whatever
@@ -32,13 +47,16 @@ func (s *Store) Commit(ctx context.Context, r backends.PullRequest, m backends.M
 	chain := chainIDs(m.Layers)
 	s.layers.hold(chain)
 	defer s.letGo(chain)
+	failpoint.Hit("image", "layers", "before")
 	if !s.present(res, m.Layers) {
 		if err := s.putLayers(ctx, r, m, len(chain)); err != nil {
 			return messages.Image{}, err
 		}
+		failpoint.Hit("image", "layers", "after")
 		if err := s.layData(res); err != nil {
 			return messages.Image{}, storeError(err, "data of image %s", m.Ref)
 		}
+		failpoint.Hit("image", "data", "after")
 		// The library does not sync what it makes around a layer's files. On disk
 		// before an image counts on it; what no image has yet goes at the next start.
 		if err := s.syncs.sync(ctx, s.imageRoot()); err != nil {
@@ -52,9 +70,11 @@ func (s *Store) Commit(ctx context.Context, r backends.PullRequest, m backends.M
 	if err := ctx.Err(); err != nil {
 		return messages.Image{}, storeError(err, "image %s", m.Ref)
 	}
+	failpoint.Hit("image", "record", "before")
 	if err := s.record(res, top); err != nil {
 		return messages.Image{}, storeError(err, "recording image %s", m.Ref)
 	}
+	failpoint.Hit("image", "record", "after")
 	if err := s.keepSignatures(res); err != nil {
 		return messages.Image{}, storeError(err, "signatures of image %s", m.Ref)
 	}
@@ -63,7 +83,9 @@ func (s *Store) Commit(ctx context.Context, r backends.PullRequest, m backends.M
 	if err := s.syncRecord(m.ConfigID); err != nil {
 		return messages.Image{}, storeError(err, "recording image %s", m.Ref)
 	}
+	failpoint.Hit("image", "synced")
 	s.dropFetched(m.Layers)
+	failpoint.Hit("image", "dropped")
 	record, err := s.store.Image(m.ConfigID)
 	if err != nil {
 		return messages.Image{}, storeError(err, "image %s", m.Ref)
@@ -78,6 +100,7 @@ func (s *Store) putLayers(ctx context.Context, r backends.PullRequest, m backend
 		return storeError(err, "image %s", m.Ref)
 	}
 	for i, l := range m.Layers[:n] {
+		failpoint.Hit("image", "layer", "before")
 		err := ctx.Err()
 		if err == nil {
 			err = s.putLayer(ctx, r, m, chain, i)
@@ -114,6 +137,7 @@ func (s *Store) record(res *resolved, top string) error {
 	// goes at the next start when its data is not all there (dropTornImages).
 	_, err := s.store.CreateImage(id, nil, top, "{}", options)
 	isNew := err == nil
+	failpoint.Hit("image", "record", "unnamed")
 	if errors.Is(err, storage.ErrDuplicateID) {
 		err = s.addBigData(id, items)
 	}

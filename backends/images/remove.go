@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/troupe-run/troupe/backends/failpoint"
 	"github.com/troupe-run/troupe/messages"
 	"go.podman.io/storage"
 )
@@ -33,6 +34,8 @@ func (s *Store) Remove(ctx context.Context, id string) error {
 	if record.ReadOnly {
 		return messages.Errorf(messages.Precondition, "image %s is in an additional image store, which is only read: remove it there", id)
 	}
+	failpoint.Hit("image", "remove", "before")
+	defer failpoint.Hit("image", "remove", "after")
 	err = s.layers.without(func(layers still) error { return s.remove(record, layers) })
 	if errors.Is(err, storage.ErrNotAnImage) || errors.Is(err, storage.ErrImageUnknown) {
 		return nil

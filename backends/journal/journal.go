@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 
 	"github.com/troupe-run/troupe/backends"
+	"github.com/troupe-run/troupe/backends/failpoint"
 	"github.com/troupe-run/troupe/messages"
 	"golang.org/x/sys/unix"
 )
@@ -73,6 +74,15 @@ func checkKey(k backends.Key) error {
 	return backends.CheckID("container", k.Container)
 }
 
+var (
+	_ = failpoint.Declare("journal", "save", "before")
+	_ = failpoint.Declare("journal", "save", "written") // beside the old record
+	_ = failpoint.Declare("journal", "save", "after")
+	_ = failpoint.Declare("journal", "remove", "before")
+	_ = failpoint.Declare("journal", "remove", "removed") // its directories are still there
+	_ = failpoint.Declare("journal", "remove", "after")
+)
+
 // Save replaces the record. When it fails the old one stays whole.
 func (b *Backend) Save(ctx context.Context, k backends.Key, data []byte) error {
 	if err := checkKey(k); err != nil {
@@ -86,6 +96,7 @@ func (b *Backend) Save(ctx context.Context, k backends.Key, data []byte) error {
 		return err
 	}
 	dir := b.dir(k)
+	failpoint.Hit("journal", "save", "before")
 	// Remove of a neighbour may take away a directory that was empty for a
 	// moment between MkdirAll and the new file in it, or within MkdirAll, which
 	// then says that what it could not make is there.
@@ -97,6 +108,7 @@ func (b *Backend) Save(ctx context.Context, k backends.Key, data []byte) error {
 	if err != nil {
 		return classify(fmt.Errorf("save record of %s: %w", dir, err))
 	}
+	failpoint.Hit("journal", "save", "after")
 	b.sync.wrote(filepath.Join(dir, recordName))
 	return nil
 }
@@ -115,6 +127,7 @@ func replace(dir string, content []byte) error {
 	_, err = f.Write(content)
 	err = errors.Join(err, f.Close())
 	if err == nil {
+		failpoint.Hit("journal", "save", "written")
 		err = os.Rename(f.Name(), filepath.Join(dir, recordName))
 	}
 	if err != nil {
@@ -130,10 +143,12 @@ func (b *Backend) Remove(_ context.Context, k backends.Key) error {
 		return err
 	}
 	dir := b.dir(k)
+	failpoint.Hit("journal", "remove", "before")
 	err := os.Remove(filepath.Join(dir, recordName))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove record: %w", err)
 	}
+	failpoint.Hit("journal", "remove", "removed")
 	removeTemporary(dir)
 	if k.Container == "" {
 		_ = os.Remove(filepath.Join(dir, "containers"))
@@ -145,6 +160,7 @@ func (b *Backend) Remove(_ context.Context, k backends.Key) error {
 		}
 	}
 	b.sync.removed(dir)
+	failpoint.Hit("journal", "remove", "after")
 	return nil
 }
 

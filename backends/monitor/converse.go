@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/troupe-run/troupe/backends/failpoint"
 	"github.com/troupe-run/troupe/backends/monitor/wire"
 	"github.com/troupe-run/troupe/messages"
 	"golang.org/x/sys/unix"
@@ -37,6 +38,8 @@ func (c *Client) converse(ctx context.Context, l *link, op string, request any) 
 	if err := t.ask(wire.OpHello, wire.Hello{Version: wire.Version}, &hello, nil); err != nil {
 		return nil, lost(ctx, s.monitorPid, err)
 	}
+	failpoint.Hit("monitor", op, "before")
+	defer failpoint.Hit("monitor", op, "after")
 	if err := t.send(wire.Frame{ID: 2, Op: op}, request, l); err != nil {
 		return nil, lost(ctx, hello.Pid, err)
 	}

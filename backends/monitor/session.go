@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/troupe-run/troupe/backends/failpoint"
 	"github.com/troupe-run/troupe/backends/monitor/wire"
 	"github.com/troupe-run/troupe/messages"
 )
@@ -76,6 +77,8 @@ func (s *session) call(ctx context.Context, op string, request any) (json.RawMes
 		delete(s.waiting, id)
 		s.mu.Unlock()
 	}()
+	failpoint.Hit("monitor", op, "before")
+	defer failpoint.Hit("monitor", op, "after")
 	if err := s.send(wire.Frame{ID: id, Op: op}, request); err != nil {
 		return nil, err
 	}

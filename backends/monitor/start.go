@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/troupe-run/troupe/backends/failpoint"
 	"github.com/troupe-run/troupe/messages"
 )
 
@@ -107,7 +108,7 @@ func (c *Client) start(binary string) (ended <-chan struct{}, err error) {
 	cmd := exec.Command(binary, "--dir", c.cfg.Dir, "--cgroup-manager", c.cfg.CgroupManager)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.Dir = "/"
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	cmd.Env = append(failpoint.Environ(), "PATH="+os.Getenv("PATH"))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return nil, err

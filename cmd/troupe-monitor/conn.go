@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/troupe-run/troupe/backends/failpoint"
 	"github.com/troupe-run/troupe/backends/monitor/wire"
 	"golang.org/x/sys/unix"
 )
@@ -92,6 +93,8 @@ func checkPeer(nc *net.UnixConn) error {
 // hello answers the first frame. A daemon of another version is told so, with
 // our version, and let go.
 func (c *conn) hello(f wire.Frame) bool {
+	failpoint.Hit("handle", wire.OpHello, "before")
+	defer failpoint.Hit("handle", wire.OpHello, "after")
 	var err error
 	_, decodeErr := with(f.Body, func(h wire.Hello) (any, error) {
 		if f.Op != wire.OpHello || h.Version != wire.Version {
@@ -118,13 +121,17 @@ func (c *conn) request(f wire.Frame) {
 		})
 		return
 	case wire.OpWatch:
+		failpoint.Hit("handle", f.Op, "before")
 		c.m.watch(c, f.ID)
+		failpoint.Hit("handle", f.Op, "after")
 		return
 	case wire.OpQuit:
+		failpoint.Hit("handle", f.Op, "before")
 		if !c.m.tryQuit() {
 			c.answer(f.ID, nil, failf(wire.Precondition, "the monitor stays: it has %d containers", c.m.count()))
 			return
 		}
+		failpoint.Hit("handle", f.Op, "after")
 		c.answer(f.ID, nil, nil)
 		c.m.endSoon()
 		return

@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/troupe-run/troupe/backends/failpoint"
 	"github.com/troupe-run/troupe/backends/monitor/wire"
 	"golang.org/x/sys/unix"
 )
@@ -84,6 +85,7 @@ func (c *container) make(ctx context.Context, r wire.Create) error {
 	if err := writeJSON(c.m.container(r.Key()), rec); err != nil {
 		return err
 	}
+	failpoint.Hit("create", "recorded")
 	if c.engine, err = c.newEngine(r, spec); err != nil {
 		return err
 	}
@@ -102,6 +104,7 @@ func (c *container) make(ctx context.Context, r wire.Create) error {
 	ctx, abort := c.abortable(ctx)
 	defer abort()
 	err = c.engine.create(ctx, p)
+	failpoint.Hit("create", "made")
 	if err != nil && isStartError(err, spec.Process.Args) {
 		return c.keepStartError(err)
 	}

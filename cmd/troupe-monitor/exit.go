@@ -5,6 +5,7 @@ package main
 import (
 	"time"
 
+	"github.com/troupe-run/troupe/backends/failpoint"
 	"github.com/troupe-run/troupe/backends/monitor/wire"
 	"golang.org/x/sys/unix"
 )
@@ -23,6 +24,7 @@ func (c *container) initEnded(uint32, []byte) {
 // last output; write the record; tell.
 func (c *container) finish() {
 	status, err := c.wait()
+	failpoint.Hit("exit", "reaped")
 	if err != nil {
 		c.log.Error("how the init process ended cannot be known", "pid", c.record.Pid, "err", err)
 	}
@@ -63,6 +65,7 @@ func (c *container) exited(status exitStatus, oom bool) {
 	if err := writeJSON(c.m.exit(c.ref.Key()), state); err != nil {
 		c.log.Error("the exit cannot be written down: it is lost if the monitor ends", "exitCode", state.ExitCode, "err", err)
 	}
+	failpoint.Hit("exit", "recorded")
 	c.log.Info("exited", "pid", state.Pid, "exitCode", state.ExitCode, "signal", state.Signal, "oomKilled", state.OOMKilled, "unknown", state.ExitUnknown)
 	close(c.over)
 	c.m.publish(state)

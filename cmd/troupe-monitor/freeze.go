@@ -5,10 +5,12 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/opencontainers/cgroups"
+	"github.com/troupe-run/troupe/backends/failpoint"
 	"github.com/troupe-run/troupe/backends/monitor/wire"
 )
 
@@ -26,6 +28,10 @@ type frozen struct {
 
 // handle does what only a connection knows: it is what a freeze hangs on.
 func (c *conn) handle(ctx context.Context, f wire.Frame) (any, error) {
+	if slices.Contains(wire.Answered, f.Op) { // of a request nobody knows there is no point
+		failpoint.Hit("handle", f.Op, "before")
+		defer failpoint.Hit("handle", f.Op, "after")
+	}
 	if f.Op == wire.OpFreeze {
 		return with(f.Body, func(r wire.Freeze) (any, error) { return nil, c.m.freeze(ctx, c, r) })
 	}

@@ -51,6 +51,9 @@ func init() {
 }
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == "failpoints" {
+		os.Exit(printPoints(os.Stdout))
+	}
 	dir := flag.String("dir", "", "directory of the socket, the lock and all state (required)")
 	manager := flag.String("cgroup-manager", "cgroupfs", "cgroupfs or systemd")
 	debug := flag.Bool("debug", false, "log more")

@@ -10,6 +10,7 @@ import (
 	"os"
 	"sync"
 
+	"github.com/troupe-run/troupe/backends/failpoint"
 	"github.com/troupe-run/troupe/backends/monitor/wire"
 	"golang.org/x/sys/unix"
 )
@@ -105,6 +106,8 @@ func (c *conn) session(f wire.Frame, in *receiver, r *bufio.Reader) {
 }
 
 func (s *session) run(f wire.Frame) (any, error) {
+	failpoint.Hit("handle", f.Op, "before")
+	defer failpoint.Hit("handle", f.Op, "after")
 	if f.Op == wire.OpExecStream {
 		return with(f.Body, func(r wire.ExecStream) (any, error) { return s.exec(r) })
 	}

@@ -28,6 +28,12 @@ const (
 	OpCancel         = "cancel"         // Cancel; not answered
 )
 
+// Answered are the requests that have an answer.
+var Answered = []string{
+	OpHello, OpWatch, OpCreate, OpCreateRestored, OpStart, OpSignal, OpState, OpDelete, OpExec, OpReopen, OpUpdate,
+	OpFreeze, OpThaw, OpDump, OpList, OpQuit, OpExecStream, OpAttach,
+}
+
 // EventExit is pushed with a State when an init process has ended.
 const EventExit = "exit"
 
