@@ -51,6 +51,21 @@ func TestADamagedImageIsNotListedWhenTheCheckIsAnsweredAndARepairBringsIt(t *tes
 	}
 }
 
+func TestADamagedImageCanBeRemovedThoughItIsNotListed(t *testing.T) {
+	s := newScene(t)
+	s.node.AddImage("registry.local/other:1", fake.Layer{Name: "base", Size: 1000}, fake.Layer{Name: "more", Size: 10})
+	s.must(messages.PullImage{Ref: "registry.local/other:1"})
+	s.node.SpoilLayer("more")
+	s.check(false)
+	s.must(messages.RemoveImage{Ref: "registry.local/other:1"})
+	if id, err := s.node.Backends().Images.Unlisted(t.Context(), "registry.local/other:1"); err != nil || id != "" {
+		t.Errorf("its record is there: %q, %v", id, err)
+	}
+	if r := s.check(false); r.Layers != 1 || len(r.Damage) > 0 {
+		t.Errorf("after the removal: %+v", r)
+	}
+}
+
 func TestARepairThatFailsSaysWhyAndTheOthersGoOn(t *testing.T) {
 	s := newScene(t)
 	s.node.AddImage("elsewhere.local/other:1", fake.Layer{Name: "base", Size: 1000}, fake.Layer{Name: "more", Size: 10})

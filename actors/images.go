@@ -187,20 +187,44 @@ func (i *images) onRemove(sender *actor.PID, ref string) {
 	i.callers.join(sender)
 	i.refresh(func(err error) {
 		img, ok := i.env.Index.Image(ref)
-		if err != nil || !ok {
+		switch {
+		case err != nil:
 			i.answer(sender, messages.None{}, err)
+		case ok:
+			i.remove(sender, ref, img.ID)
+		default:
+			i.removeUnlisted(sender, ref)
+		}
+	})
+}
+
+// removeUnlisted removes an image that is not listed because it is damaged.
+func (i *images) removeUnlisted(sender *actor.PID, ref string) {
+	i.do(Job{Lane: LaneRead, Name: "find " + ref, Limit: i.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
+		id, err := i.env.Node.Images.Unlisted(ctx, ref)
+		if err == nil && id == "" {
+			id, err = i.env.Node.Images.Unlisted(ctx, fullName(ref))
+		}
+		return id, err
+	}, func(d done) {
+		if id, _ := d.value.(string); d.err == nil && id != "" {
+			i.remove(sender, ref, id)
 			return
 		}
-		if user, free := i.env.Index.withdrawImage(img.ID); !free {
-			i.answer(sender, messages.None{}, messages.Errorf(messages.Precondition, "image %s is used by container %s: remove it first", ref, user))
-			return
-		}
-		i.do(Job{Lane: LaneImage, Name: "remove " + img.ID, Limit: i.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
-			return nil, i.env.Node.Images.Remove(ctx, img.ID)
-		}, func(d done) {
-			i.env.Index.offerImages(img.ID)
-			i.refresh(func(error) { i.answer(sender, messages.None{}, d.err) })
-		})
+		i.answer(sender, messages.None{}, d.err)
+	})
+}
+
+func (i *images) remove(sender *actor.PID, ref, id string) {
+	if user, free := i.env.Index.withdrawImage(id); !free {
+		i.answer(sender, messages.None{}, messages.Errorf(messages.Precondition, "image %s is used by container %s: remove it first", ref, user))
+		return
+	}
+	i.do(Job{Lane: LaneImage, Name: "remove " + id, Limit: i.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
+		return nil, i.env.Node.Images.Remove(ctx, id)
+	}, func(d done) {
+		i.env.Index.offerImages(id)
+		i.refresh(func(error) { i.answer(sender, messages.None{}, d.err) })
 	})
 }
 

@@ -304,6 +304,10 @@ type Images interface {
 	// pulled it. Kind SignatureValidationFailed when it says no.
 	Allowed(ctx context.Context, u ImageUse) error
 	List(ctx context.Context) ([]messages.Image, error)
+	// Unlisted finds an image that is recorded but not listed, because it is
+	// damaged: by its id or by a full name (registry/name:tag or @digest). "":
+	// there is none.
+	Unlisted(ctx context.Context, ref string) (id string, err error)
 	// Remove removes all names of the image, its record, and the layers that
 	// nothing else uses. NotFound is a success.
 	Remove(ctx context.Context, id string) error

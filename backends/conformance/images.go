@@ -40,6 +40,7 @@ func Images(t *testing.T, new func(t *testing.T) ImagesHarness) {
 		"WhatWasPutAsideStaysForContainersThatHaveIt":    sweeping,
 		"FetchingAgainIsASuccessAtOnce":                  fetchingAgain,
 		"FailuresSayTheirKind":                           imageFailures,
+		"ADamagedImageIsFoundAndRemoved":                 damagedRemoval,
 		"LayersCanBeAppliedBeforeAllAreFetched":          imageApply,
 		"AnEndedContextEndsTheCall":                      imageContext,
 	} {
@@ -244,6 +245,35 @@ func damagedLayer(t *testing.T, h ImagesHarness) {
 	}
 	if found := check(); len(found) > 0 {
 		t.Errorf("after the pull: %+v", found)
+	}
+}
+
+func damagedRemoval(t *testing.T, h ImagesHarness) {
+	ref, digest := h.Publish(t, "app", "one", "base", "top")
+	other, _ := h.Publish(t, "app", "two", "base")
+	image, sound := pull(t, h, ref), pull(t, h, other)
+	h.Spoil(t, "top")
+	_, err := h.Images.Check(context30s(t), nil)
+	must(t, err)
+	for _, name := range []string{image.ID, ref, strings.TrimSuffix(ref, ":one") + "@" + digest} {
+		if id, err := h.Images.Unlisted(context30s(t), name); err != nil || id != image.ID {
+			t.Errorf("%s: %q, %v", name, id, err)
+		}
+	}
+	for _, name := range []string{strings.Repeat("0", 64), strings.TrimSuffix(ref, ":one") + ":three", ""} {
+		if id, err := h.Images.Unlisted(context30s(t), name); err != nil || id != "" {
+			t.Errorf("%q: %q, %v", name, id, err)
+		}
+	}
+	must(t, h.Images.Remove(context30s(t), image.ID))
+	if id, err := h.Images.Unlisted(context30s(t), ref); err != nil || id != "" {
+		t.Errorf("after the removal: %q, %v", id, err)
+	}
+	if _, ok := listed(t, h, sound.ID); !ok {
+		t.Error("the other image is not listed")
+	}
+	if found, err := h.Images.Check(context30s(t), nil); err != nil || len(found) > 0 {
+		t.Errorf("after the removal: %+v, %v", found, err)
 	}
 }
 

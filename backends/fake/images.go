@@ -74,6 +74,20 @@ func (b imagesBackend) List(ctx context.Context) ([]messages.Image, error) {
 	})
 }
 
+// Unlisted finds images that lack a layer.
+func (b imagesBackend) Unlisted(ctx context.Context, ref string) (string, error) {
+	n := b.n
+	return ask(ctx, n, Call{Backend: "Images", Method: "Unlisted", Key: ref}, func() (string, error) {
+		for _, id := range sorted(n.store.images) {
+			img := n.store.images[id].image
+			if id == ref || slices.Contains(img.RepoTags, ref) || slices.Contains(img.RepoDigests, ref) {
+				return id, nil
+			}
+		}
+		return "", nil
+	})
+}
+
 // Allowed: the fake node has no policy.
 func (b imagesBackend) Allowed(ctx context.Context, _ backends.ImageUse) error { return ctx.Err() }
 

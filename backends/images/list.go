@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -89,6 +90,35 @@ func (s *Store) allThere(record *storage.Image, known directories) error {
 		id = layer.Parent
 	}
 	return nil
+}
+
+// Unlisted looks in the store's own index: a damaged image keeps its record.
+func (s *Store) Unlisted(ctx context.Context, ref string) (string, error) {
+	if err := ctx.Err(); err != nil {
+		return "", fmt.Errorf("looking for image %s: %w", ref, err)
+	}
+	if ref == "" {
+		return "", nil
+	}
+	record, err := s.store.Image(strings.TrimPrefix(ref, "sha256:"))
+	switch {
+	case err == nil:
+		return record.ID, nil
+	case !errors.Is(err, storage.ErrImageUnknown):
+		return "", storeError(err, "looking for image %s", ref)
+	}
+	if _, d, ok := strings.Cut(ref, "@"); ok {
+		records, err := s.store.ImagesByDigest(digest.Digest(d))
+		if err != nil && !errors.Is(err, storage.ErrImageUnknown) {
+			return "", storeError(err, "looking for image %s", ref)
+		}
+		for _, r := range records {
+			if _, digests := names(r, s.topDigests(r)); slices.Contains(digests, ref) {
+				return r.ID, nil
+			}
+		}
+	}
+	return "", nil
 }
 
 // notListed says once why an image is not listed, until the reason is another.
