@@ -62,6 +62,8 @@ func (c *checker) Receive(ctx actor.Context) {
 		}
 	case messages.Reply:
 		c.onReply(m)
+	case *actor.DeadLetterResponse: // images is being started again
+		c.onReply(messages.Reply{Err: messages.Errorf(messages.Unavailable, "the image store's actor is being started again: check once more")})
 	default:
 		if !c.handled(m) {
 			unexpected(c.env, ctx, c.state)
