@@ -26,7 +26,7 @@ type Daemon struct {
 	lab                 *Lab
 	cmd                 *exec.Cmd
 	bin                 string
-	args                []string
+	args, env           []string
 }
 
 // DaemonOptions are what may differ from the usual private daemon.
@@ -44,14 +44,20 @@ type DaemonOptions struct {
 	API      string   // TOML in the table crio.api
 	NRI      string   // further lines of [crio.nri]
 	Args     []string // further arguments
+	Binary   string   // empty: the one that make builds
+	Env      []string // further environment
 }
 
 // NewDaemon writes the configuration of a private daemon; Start starts it.
 func (l *Lab) NewDaemon(o DaemonOptions) (*Daemon, error) {
-	bin, err := Tool("troupe")
-	if err != nil {
-		return nil, err
+	bin := o.Binary
+	if bin == "" {
+		var err error
+		if bin, err = Tool("troupe"); err != nil {
+			return nil, err
+		}
 	}
+	var err error
 	if o.Name == "" {
 		o.Name = "node"
 	}
@@ -71,7 +77,7 @@ func (l *Lab) NewDaemon(o DaemonOptions) (*Daemon, error) {
 	}
 	d := &Daemon{
 		Root: o.Root, Run: l.Path(o.Name, "run"), LogFile: l.Path(o.Name, "troupe.log"),
-		CgroupParent: "/" + l.Name, Network: o.Network, lab: l, bin: bin, args: o.Args,
+		CgroupParent: "/" + l.Name, Network: o.Network, lab: l, bin: bin, args: o.Args, env: o.Env,
 	}
 	d.Socket, d.DebugSocket = filepath.Join(d.Run, "troupe.sock"), filepath.Join(d.Run, "debug.sock")
 	d.NRISocket = filepath.Join(d.Run, "nri", "nri.sock")
@@ -122,6 +128,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 	}
 	cmd := exec.Command(d.bin, append([]string{"--config", d.Config}, d.args...)...)
 	cmd.Env = append(os.Environ(), "HOME="+home, "XDG_CONFIG_HOME="+filepath.Join(home, ".config"))
+	cmd.Env = append(cmd.Env, d.env...)
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		return err
@@ -162,6 +169,16 @@ func (d *Daemon) ready(ctx context.Context) error {
 func (d *Daemon) gone() bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.cmd.Process.Pid))
 	return err != nil || strings.Contains(string(stat), ") Z ")
+}
+
+// Died says whether a daemon that was started has ended by itself, and takes its
+// status.
+func (d *Daemon) Died() bool {
+	if d.cmd == nil || d.cmd.ProcessState != nil || !d.gone() {
+		return d.cmd != nil && d.cmd.ProcessState != nil
+	}
+	_ = d.cmd.Wait() // how it ended is for its log
+	return true
 }
 
 // Pid is the daemon's process, 0 when it was never started.

@@ -65,7 +65,7 @@ func (v Surveyor) Left(before Survey, patience time.Duration) ([]string, error) 
 		if err != nil {
 			return nil, err
 		}
-		left := before.news(now)
+		left := before.News(now)
 		if len(left) == 0 || time.Now().After(end) {
 			return left, nil
 		}
@@ -73,8 +73,8 @@ func (v Surveyor) Left(before Survey, patience time.Duration) ([]string, error) 
 	}
 }
 
-// news is what is in after and not in s.
-func (s Survey) news(after Survey) []string {
+// News is what is in after and not in s.
+func (s Survey) News(after Survey) []string {
 	var out []string
 	for _, kind := range Kinds {
 		seen := map[string]int{}

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const (
+	// hangTime is how long whoever came by the point hangs.
+	hangTime = 1500 * time.Millisecond
+	// soon is what others may be kept waiting meanwhile.
+	soon = time.Second
+	// stopLimit is the deadline a client gives a stop of the pod that hangs, and
+	// late how much after it an answer may come.
+	stopLimit, late = 500 * time.Millisecond, 300 * time.Millisecond
+)
+
+// accident waits for the point to be reached and does what the mode wants then.
+// It returns what was wrong, when the point was reached or ctx has ended.
+func (s *story) accident(ctx context.Context) error {
+	for !s.n.fired() {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Millisecond):
+		}
+	}
+	switch s.r.Task.Mode {
+	case bothDie:
+		if err := s.n.killMonitor(); err != nil {
+			return fmt.Errorf("killing the monitor: %w", err)
+		}
+	case hangs:
+		return s.whileItHangs()
+	}
+	return nil
+}
+
+// whileItHangs: other pods notice nothing, and to stop the pod whose step hangs
+// is answered by its deadline. Then the hang ends.
+func (s *story) whileItHangs() (err error) {
+	begun := time.Now()
+	defer func() {
+		time.Sleep(time.Until(begun.Add(hangTime)))
+		err = errors.Join(err, os.Remove(s.n.arm+".fired"))
+	}()
+	s.reached = true
+	if s.r.Task.Restart {
+		return nil // in the daemon's start: there is no connection to the monitor yet
+	}
+	for range 3 {
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		_, err := s.n.cri.Runtime.ListPodSandbox(ctx, &runtime.ListPodSandboxRequest{})
+		if err == nil {
+			err = s.n.other.exec(ctx, s.n.cri)
+		}
+		cancel()
+		if err != nil {
+			return fmt.Errorf("while it hangs: %w", err)
+		}
+		if took := time.Since(began); took > soon {
+			return fmt.Errorf("while it hangs, a list and an exec in another pod took %v", took.Round(time.Millisecond))
+		}
+	}
+	return s.stopsByItsDeadline()
+}
+
+func (s *story) stopsByItsDeadline() error {
+	ctx, cancel := context.WithTimeout(context.Background(), soon)
+	pods, err := s.n.cri.Runtime.ListPodSandbox(ctx, &runtime.ListPodSandboxRequest{Filter: &runtime.PodSandboxFilter{LabelSelector: s.labels()}})
+	cancel()
+	if err != nil {
+		return fmt.Errorf("while it hangs: %w", err)
+	}
+	for _, p := range pods.Items {
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
+		_, err := s.n.cri.Runtime.StopPodSandbox(ctx, &runtime.StopPodSandboxRequest{PodSandboxId: p.Id})
+		cancel()
+		if code := status.Code(err); code != codes.OK && code != codes.DeadlineExceeded {
+			return fmt.Errorf("while it hangs, to stop its pod gives: %w", err)
+		}
+		if took := time.Since(began); took > stopLimit+late {
+			return fmt.Errorf("while it hangs, to stop its pod with a deadline of %v took %v", stopLimit, took.Round(time.Millisecond))
+		}
+	}
+	return nil
+}

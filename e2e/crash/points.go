@@ -1,0 +1,101 @@
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// The modes: what is done at a point.
+const (
+	daemonDies  = "daemon"  // the daemon, by SIGKILL
+	monitorDies = "monitor" // the monitor, by SIGKILL
+	bothDie     = "both"    // the daemon, and the monitor right after it
+	hangs       = "hang"    // whoever comes by hangs for a while
+	traced      = "trace"   // nothing: the points that the story comes by are noted
+)
+
+var allModes = []string{daemonDies, monitorDies, bothDie, hangs}
+
+// task is one thing to try.
+type task struct {
+	Mode, Point string
+	Nth         int
+	Restart     bool // the story has the daemon killed and started in its middle
+}
+
+func (t task) String() string {
+	s := t.Mode + " " + t.Point
+	if t.Nth > 1 {
+		s += fmt.Sprintf(" #%d", t.Nth)
+	}
+	return s
+}
+
+// unreachable are the points that this story cannot come by, and why. They are
+// said in the report and not counted.
+var unreachable = []struct{ points, why string }{
+	{`^(step|undo)/container/checkpoint/|^(monitor|handle)/(createRestored|freeze|thaw|dump)/`, "checkpoints: CRIU does not work on every machine; e2e/vm has them"},
+	{`^(step|undo)/container/relabel/`, "relabelling needs SELinux"},
+	{`^(step|undo)/sandbox/strays/`, "strays need a record that a power cut has torn; the simulator has them"},
+	{`^(monitor|handle)/quit/`, "nobody asks a monitor to end but Troupe's own tests"},
+}
+
+func whyUnreachable(point string) string {
+	for _, u := range unreachable {
+		if regexp.MustCompile(u.points).MatchString(point) {
+			return u.why
+		}
+	}
+	return ""
+}
+
+// declared lists the points of a program.
+func declared(bin, program string) ([]string, error) {
+	out, err := exec.Command(filepath.Join(bin, program), "failpoints").Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s failpoints: %w (make crash-test builds it)", program, err)
+	}
+	return strings.Fields(string(out)), nil
+}
+
+// times is how often a point is tried in a mode: each time a story writes its
+// journal is a point of its own.
+func times(mode, point string, hits int) int {
+	if mode == daemonDies && strings.HasPrefix(point, "journal/save/") {
+		return max(hits, 1)
+	}
+	return 1
+}
+
+// tasks are all there is to do. plain is what a story comes by, as often as it
+// does; what is not in it needs a restart in the story's middle.
+func tasks(o *options, daemon, monitor []string, plain map[string]int) []task {
+	points := map[string][]string{
+		daemonDies: daemon, monitorDies: monitor, bothDie: daemon, hangs: slices.Concat(daemon, monitor),
+	}
+	only, random := regexp.MustCompile(o.only), rand.New(rand.NewPCG(o.seed, 0))
+	var all []task
+	for _, mode := range allModes {
+		if !slices.Contains(strings.Split(o.modes, ","), mode) {
+			continue
+		}
+		for _, p := range points[mode] {
+			if whyUnreachable(p) != "" {
+				continue
+			}
+			for n := range times(mode, p, plain[p]) {
+				t := task{Mode: mode, Point: p, Nth: n + 1, Restart: plain[p] == 0}
+				if only.MatchString(t.String()) {
+					all = append(all, t)
+				}
+			}
+		}
+	}
+	random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	return all[:(len(all)+o.every-1)/o.every]
+}

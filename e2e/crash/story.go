@@ -1,0 +1,228 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// story is a pod's life as a kubelet leads it: it looks what is there, asks for
+// what is not, asks again when it was not answered, and raises the attempt of
+// what has ended. A point is reached somewhere in it.
+type story struct {
+	n       *node
+	r       *result
+	name    string
+	uid     string
+	attempt uint32
+	config  *runtime.PodSandboxConfig
+	pod     string
+	out     string // what containers write down
+	reached bool
+	ends    time.Time
+	last    map[string]*held
+	judged  map[string]bool
+	logs    map[string]bool // whose log has been judged, by name and attempt
+}
+
+// held is a container as it is known to the story.
+type held struct {
+	id      string
+	attempt uint32
+	status  *runtime.ContainerStatus
+}
+
+// slow is from when on a step of a story is told of.
+const slow = 3 * time.Second
+
+// errPodLost: the pod does not run any more; the kubelet makes another.
+var errPodLost = errors.New("the pod is not ready any more")
+
+// tell tells a story and judges it.
+func (n *node) tell(o *options, t task) *result {
+	n.serial++
+	s := &story{
+		n: n, r: &result{Task: t, Reached: t.Mode == traced}, name: fmt.Sprintf("pod-%d", n.serial),
+		ends: time.Now().Add(o.limit), last: map[string]*held{}, judged: map[string]bool{}, logs: map[string]bool{},
+	}
+	s.uid = "uid-" + s.name
+	began := time.Now()
+	if err := s.run(); err != nil {
+		s.r.Err = err.Error()
+	}
+	s.r.Took = time.Since(began)
+	if !s.r.good() {
+		s.r.Log = "--- the daemon's log\n" + n.daemon.Tail(40) + "\n--- the monitor's\n" + n.monitorTail(15)
+	}
+	return s.r
+}
+
+func (n *node) monitorTail(lines int) string {
+	text, _ := os.ReadFile(filepath.Join(n.daemon.Run, "monitor", "monitor.log"))
+	all := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+func (s *story) run() error {
+	if err := errors.Join(s.n.disarm(), os.WriteFile(s.n.trace, nil, 0o600)); err != nil {
+		return err
+	}
+	var err error
+	if s.out, err = s.n.lab.Mkdir("out", s.name); err != nil {
+		return err
+	}
+	watching, stop := context.WithCancel(context.Background())
+	accident := make(chan error, 1)
+	go func() { accident <- s.accident(watching) }()
+	if s.r.Task.Mode != traced {
+		err = s.n.arms(s.r.Task)
+	}
+	if err == nil {
+		err = s.live()
+	}
+	if err == nil && s.r.Task.Mode != traced {
+		err = s.waitForPoint()
+	}
+	stop()
+	err = errors.Join(err, <-accident)
+	s.r.Reached = s.r.Reached || s.reached || s.n.fired()
+	s.r.Hits = s.hits()
+	if err != nil {
+		return err
+	}
+	return s.after()
+}
+
+// hits counts what the daemon and the monitor came by.
+func (s *story) hits() map[string]int {
+	if s.r.Task.Mode != traced {
+		return nil
+	}
+	text, _ := os.ReadFile(s.n.trace)
+	hits := map[string]int{}
+	for _, name := range strings.Fields(string(text)) {
+		hits[name]++
+	}
+	return hits
+}
+
+// waitForPoint gives what happens in the background a moment.
+func (s *story) waitForPoint() error {
+	for range 50 {
+		if s.reached || s.n.fired() {
+			return s.try("after the point", func(context.Context) error { return s.n.revive() })
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return nil // it is told as not reached
+}
+
+// after compares the node with what it was.
+func (s *story) after() error {
+	if err := s.n.revive(); err != nil {
+		return err
+	}
+	if s.n.other != nil {
+		if err := s.try("look at the other pod", func(ctx context.Context) error { return s.n.other.unharmed(ctx, s.n.cri, s.r) }); err != nil {
+			return err
+		}
+	}
+	if s.n.before == nil {
+		return nil
+	}
+	left, err := s.n.left(3 * time.Second)
+	s.r.Leaked = left
+	return err
+}
+
+// live is the story. A pod that is lost is given up and made anew, a few times.
+func (s *story) live() error {
+	for range 4 {
+		err := s.once()
+		if !errors.Is(err, errPodLost) {
+			return err
+		}
+		if err := s.end(); err != nil {
+			return err
+		}
+		s.attempt++
+	}
+	return errors.New("the pod was lost again and again")
+}
+
+func (s *story) once() error {
+	steps := []struct {
+		what string
+		f    func(context.Context) error
+	}{
+		{"pull", s.pull},
+		{"run the pod", s.runPod},
+		{"run container a", func(ctx context.Context) error { return s.runContainer(ctx, "a") }},
+		{"run container b", func(ctx context.Context) error { return s.runContainer(ctx, "b") }},
+		{"wait for a's first line", func(context.Context) error { return s.wrote("a") }},
+		{"the end of b", s.endOfB},
+		{"exec", s.exec},
+		{"update", s.update},
+		{"streams", s.streams},
+		{"the daemon's restart", s.restart},
+		{"reopen", s.reopen},
+		{"stop container a", s.stopA},
+	}
+	for _, st := range steps {
+		if err := s.try(st.what, st.f); err != nil {
+			return err
+		}
+	}
+	return s.end()
+}
+
+// end stops and removes all the story has, and the image.
+func (s *story) end() error {
+	return errors.Join(s.try("stop and remove the pod", s.removePods), s.try("remove the image", s.removeImage))
+}
+
+// try does a step until it succeeds, starting the daemon when it has died. The
+// error is that of the last time.
+func (s *story) try(what string, f func(context.Context) error) error {
+	began := time.Now()
+	defer func() {
+		if took := time.Since(began); took > slow {
+			s.r.Slow = append(s.r.Slow, fmt.Sprintf("%s took %.1fs", what, took.Seconds()))
+		}
+	}()
+	end := min(time.Until(s.ends), 25*time.Second)
+	for deadline := time.Now().Add(end); ; time.Sleep(30 * time.Millisecond) {
+		if err := s.n.revive(); err != nil {
+			return fmt.Errorf("%s: the daemon does not come back: %w", what, err)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		err := f(ctx)
+		cancel()
+		if err == nil || errors.Is(err, errPodLost) {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+	}
+}
+
+// restart kills the daemon in the story's middle, for points that only a start
+// comes by.
+func (s *story) restart(ctx context.Context) error {
+	if !s.r.Task.Restart || s.reached || s.n.fired() {
+		return nil
+	}
+	if err := s.n.daemon.Kill(); err != nil {
+		return err
+	}
+	return s.n.revive()
+}
+
+func (s *story) labels() map[string]string { return map[string]string{"story": s.name} }
