@@ -150,7 +150,15 @@ func (b *Backend) Remove(_ context.Context, k backends.Key) error {
 	}
 	failpoint.Hit("journal", "remove", "removed")
 	removeTemporary(dir)
-	if k.Container == "" {
+	b.sync.removed(b.removeEmpty(dir, k.Container == ""))
+	failpoint.Hit("journal", "remove", "after")
+	return nil
+}
+
+// removeEmpty removes a record's directory and those above it that are empty
+// without it, and gives the first that stays.
+func (b *Backend) removeEmpty(dir string, pod bool) string {
+	if pod {
 		_ = os.Remove(filepath.Join(dir, "containers"))
 	}
 	// rmdir fails on a directory that is not empty, which is what is wanted.
@@ -159,9 +167,7 @@ func (b *Backend) Remove(_ context.Context, k backends.Key) error {
 			break
 		}
 	}
-	b.sync.removed(dir)
-	failpoint.Hit("journal", "remove", "after")
-	return nil
+	return dir
 }
 
 func removeTemporary(dir string) {

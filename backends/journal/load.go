@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,7 +42,18 @@ func (b *Backend) Load(ctx context.Context) (records []backends.Record, damaged 
 		}
 		records = append(records, backends.Record{Key: k, Data: body})
 	}
+	b.tidy(keys)
 	return records, damaged, nil
+}
+
+// tidy removes the directories that a daemon left empty when it died within its
+// first write of a record, or within a Remove. (Crash points journal/save/written
+// and journal/remove/removed.) One that has anything in it stays its owner's, and
+// a Save that is just making one makes it again.
+func (b *Backend) tidy(keys []backends.Key) {
+	for _, k := range slices.Backward(keys) { // containers before their pod
+		b.removeEmpty(b.dir(k), k.Container == "")
+	}
 }
 
 // quarantineRecord moves a bad record out of the way and describes it. What
