@@ -89,7 +89,7 @@ func tasks(o *options, daemon, monitor []string, plain map[string]int) []task {
 				continue
 			}
 			for n := range times(mode, p, plain[p]) {
-				t := task{Mode: mode, Point: p, Nth: n + 1, Restart: plain[p] == 0}
+				t := task{Mode: mode, Point: p, Nth: n + 1, Restart: plain[p] == 0 && !strings.HasPrefix(p, "step/")}
 				if only.MatchString(t.String()) {
 					all = append(all, t)
 				}

@@ -80,7 +80,10 @@ func (s *story) run() error {
 	watching, stop := context.WithCancel(context.Background())
 	accident := make(chan error, 1)
 	go func() { accident <- s.accident(watching) }()
-	if s.r.Task.Mode != traced {
+	if s.withPlugin() {
+		err = s.plugIn(watching)
+	}
+	if err == nil && s.r.Task.Mode != traced {
 		err = s.n.arms(s.r.Task)
 	}
 	if err == nil {
