@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -20,6 +21,9 @@ type bystander struct {
 	read           int64 // how much of the log was looked at
 	count          counted
 }
+
+// errHarmed: no patience mends it.
+var errHarmed = errors.New("the other pod was harmed")
 
 // otherSleeps is what its shell runs again and again.
 const otherSleeps = "sleep 0.05"
@@ -68,12 +72,19 @@ func (n *node) standBy(ctx context.Context) error {
 // unharmed says what is wrong with it: it runs, as the same process, its log goes
 // on, and a command can be run in it.
 func (b *bystander) unharmed(ctx context.Context, cri *harness.CRI, r *result) error {
+	st, err := cri.Runtime.ContainerStatus(ctx, &runtime.ContainerStatusRequest{ContainerId: b.container})
+	if err != nil {
+		return fmt.Errorf("the other pod: %w", err)
+	}
+	if st.Status.State == runtime.ContainerState_CONTAINER_EXITED {
+		return fmt.Errorf("%w: it has ended: %d %s %s", errHarmed, st.Status.ExitCode, st.Status.Reason, st.Status.Message)
+	}
 	pid, err := cri.Pid(ctx, b.container)
 	if err != nil {
 		return fmt.Errorf("the other pod: %w", err)
 	}
 	if pid != b.pid {
-		return fmt.Errorf("the other pod's process was %d and is %d", b.pid, pid)
+		return fmt.Errorf("%w: its process was %d and is %d", errHarmed, b.pid, pid)
 	}
 	if err := b.exec(ctx, cri); err != nil {
 		return err

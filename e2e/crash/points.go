@@ -72,6 +72,12 @@ func times(mode, point string, hits int) int {
 	return 1
 }
 
+// needsRestart: what a plain story does not come by, a start of the daemon does.
+// A hello is said in plain stories too, but only by streams.
+func needsRestart(point string, hits int) bool {
+	return hits == 0 && !strings.HasPrefix(point, "step/") || strings.HasPrefix(point, "handle/hello/")
+}
+
 // tasks are all there is to do. plain is what a story comes by, as often as it
 // does; what is not in it needs a restart in the story's middle.
 func tasks(o *options, daemon, monitor []string, plain map[string]int) []task {
@@ -89,7 +95,7 @@ func tasks(o *options, daemon, monitor []string, plain map[string]int) []task {
 				continue
 			}
 			for n := range times(mode, p, plain[p]) {
-				t := task{Mode: mode, Point: p, Nth: n + 1, Restart: plain[p] == 0 && !strings.HasPrefix(p, "step/")}
+				t := task{Mode: mode, Point: p, Nth: n + 1, Restart: needsRestart(p, plain[p])}
 				if only.MatchString(t.String()) {
 					all = append(all, t)
 				}

@@ -207,7 +207,7 @@ func (s *story) try(what string, f func(context.Context) error) error {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		err := f(ctx)
 		cancel()
-		if err == nil || errors.Is(err, errPodLost) {
+		if err == nil || errors.Is(err, errPodLost) || errors.Is(err, errHarmed) {
 			return err
 		}
 		if time.Now().After(deadline) {
