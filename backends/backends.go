@@ -63,6 +63,9 @@ type Namespaces interface {
 	Forwarder
 	Pin(ctx context.Context, r NamespaceRequest) (messages.Namespaces, error)
 	Unpin(ctx context.Context, pod string) error
+	// Pinned says whether all that Pin gave for the pod is still there: a reboot
+	// takes it, whether or not it takes the files that were mounted on.
+	Pinned(ctx context.Context, pod string, n messages.Namespaces) (bool, error)
 }
 
 // NamespaceRequest says which namespaces a pod gets of its own.
