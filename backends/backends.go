@@ -42,9 +42,12 @@ func (n *Node) Holders() []Holder {
 	return []Holder{n.Runtime, n.Checkpoints, n.Bundles, n.Volumes, n.Rootfs, n.Network, n.Files, n.Namespaces, n.Cgroups, n.Journal}
 }
 
+// HeldProcess is the kind of what must go before anything else of its pod.
+const HeldProcess = "process"
+
 // Held is something a backend holds under our names.
 type Held struct {
-	Kind      string // process, mount, netns, …
+	Kind      string // HeldProcess, mount, netns, …
 	Pod       string // always set
 	Container string // set when it is a container's
 	Name      string // path or address, for people

@@ -158,7 +158,7 @@ func (b *Backend) Held(ctx context.Context) ([]backends.Held, error) {
 			return nil, fmt.Errorf("list pinned namespaces in %s: %w", dir, err)
 		}
 		for _, e := range entries {
-			if backends.CheckID("pod", e.Name()) == nil {
+			if backends.IsOurs(e.Name()) {
 				held = append(held, backends.Held{Kind: k.name + "ns", Pod: e.Name(), Name: filepath.Join(dir, e.Name())})
 			}
 		}

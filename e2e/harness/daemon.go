@@ -220,7 +220,7 @@ func (d *Daemon) Monitors() []int {
 	for _, dir := range dirs {
 		cmdline, err := os.ReadFile(dir + "/cmdline")
 		args := strings.Split(string(cmdline), "\x00")
-		if err != nil || filepath.Base(args[0]) != "troupe-monitor" || !strings.Contains(string(cmdline), d.lab.Dir) {
+		if err != nil || filepath.Base(args[0]) != "troupe-monitor" || !strings.Contains(string(cmdline), filepath.Join(d.Run, "monitor")) {
 			continue
 		}
 		if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil {
