@@ -18,7 +18,7 @@ TOOLS        := .cache/tools/bin
 RACE := ./messages/... ./actors/... ./supervisor/... ./cri/... ./cmd/troupe/...
 
 .DEFAULT_GOAL := help
-.PHONY: sim help setup build test e2e critest vm-test lint bench bench-pull demo install deps clean tools peers kubelet kubelet-test unit race kernel fuzz
+.PHONY: recovery sim help setup build test e2e critest vm-test lint bench bench-pull demo install deps clean tools peers kubelet kubelet-test unit race kernel fuzz
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ critest: build tools $(TOOLS)/critest ## run the CRI conformance suite, then in 
 
 bench: build tools peers ## measure Troupe beside containerd; write bench/RESULTS.md (as root)
 	CGO_ENABLED=0 go run -tags $(PURE_TAGS) ./e2e/bench
+
+recovery: build tools ## kill the daemon of PODS=500 pods and measure how soon they are back (as root)
+	CGO_ENABLED=0 go test -count=1 -timeout 20m -tags $(PURE_TAGS) -run TestPodsComeBackSoon ./e2e -recovery-pods=$(or $(PODS),500) -v
 
 bench-pull: build tools peers ## measure image pulls by Troupe, containerd and bare libraries; write bench/PULL.md (as root)
 	@CGO_ENABLED=0 go build -trimpath -tags $(PURE_TAGS) -o .cache/benchpull ./e2e/benchpull && ./.cache/benchpull $(ARGS)

@@ -104,6 +104,7 @@ type Env struct {
 	images  *actor.PID
 	checker *actor.PID
 	network *actor.PID
+	sweeper *actor.PID // nil until all pods are known
 
 	attempts atomic.Uint64
 }

@@ -397,11 +397,12 @@ func (x *Index) containerIDs(pod string) []string {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	var ids []string
-	for _, id := range sortedKeys(x.containers) {
-		if x.containers[id].Pod == pod {
+	for id, c := range x.containers {
+		if c.Pod == pod {
 			ids = append(ids, id)
 		}
 	}
+	slices.Sort(ids)
 	return ids
 }
 

@@ -64,6 +64,9 @@ func (n *node) Receive(ctx actor.Context) {
 	case messages.Abandon:
 		ctx.Send(n.env.images, m)
 		ctx.Send(n.env.checker, m)
+		if n.env.sweeper != nil {
+			ctx.Send(n.env.sweeper, m)
+		}
 	case messages.CheckImages:
 		ctx.Forward(n.env.checker)
 	case messages.PullImage, messages.RemoveImage, messages.RefreshImages:
@@ -160,7 +163,7 @@ func (n *node) load(ctx actor.Context, found adopt) {
 	}
 	// These two take from the node what no pod owns: not before all pods are known.
 	n.env.network = n.serve(ctx, "network")
-	n.serve(ctx, "sweeper")
+	n.env.sweeper = n.serve(ctx, "sweeper")
 	n.loaded = true
 	n.publish("ready")
 	for _, p := range n.waiting {
@@ -215,6 +218,8 @@ func (n *node) route(ctx actor.Context, sender *actor.PID, m any) {
 		n.restore(ctx, sender, m)
 	case messages.Addressed:
 		n.toPod(sender, m)
+	case messages.FindLeftovers:
+		root.RequestWithCustomSender(n.env.sweeper, m, sender)
 	case messages.SetPodRanges:
 		root.RequestWithCustomSender(n.env.network, m, sender)
 	default:

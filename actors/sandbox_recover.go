@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"github.com/asynkron/protoactor-go/actor"
-	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
 )
 
@@ -59,11 +58,11 @@ func (s *sandbox) look(ctx context.Context, m adopt) (found, error) {
 	if err := s.noteStrays(ctx, f); err != nil {
 		return f, err
 	}
-	held, err := n.Namespaces.Held(ctx)
-	if err != nil {
+	rec, _ := podOf(f.records) // resume says so when it cannot be used
+	var err error
+	if f.pinned, err = n.Namespaces.Pinned(ctx, s.id, rec.Plan.Namespaces); err != nil {
 		return f, err
 	}
-	f.pinned = slices.ContainsFunc(held, func(h backends.Held) bool { return h.Pod == s.id })
 	f.pause, err = n.Runtime.State(ctx, s.id, s.id)
 	return f, err
 }
@@ -137,7 +136,7 @@ func (s *sandbox) resume(f found, spawn func(string) *actor.PID) {
 
 // lost says what a pod that was ready has lost, by a reboot for instance.
 func (s *sandbox) lost(f found) string {
-	if s.plan.Namespaces.Network != "" && !f.pinned {
+	if !f.pinned {
 		return "the pod's namespaces are gone: the node was restarted"
 	}
 	if !hasNoPause(&s.plan) && (s.pauseGone || f.pause.Status != messages.ProcessRunning) {

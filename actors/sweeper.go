@@ -1,10 +1,12 @@
 package actors
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -17,11 +19,17 @@ import (
 // leaves behind; nothing else should.
 type sweeper struct {
 	crew
-	since map[backends.Held]time.Time // how long something has had no owner
+	since   map[backends.Held]time.Time // how long something has had no owner
+	failed  map[backends.Held]string    // why it could not be dropped
+	state   string
+	callers waiters // they are told what this look finds
+	later   waiters // they came while one was under way: told by the next
 }
 
 func newSweeper(env *Env) actor.Producer {
-	return func() actor.Actor { return &sweeper{crew: crew{env: env}, since: map[backends.Held]time.Time{}} }
+	return func() actor.Actor {
+		return &sweeper{crew: crew{env: env}, since: map[backends.Held]time.Time{}, failed: map[backends.Held]string{}}
+	}
 }
 
 // Receive implements actor.Actor.
@@ -29,24 +37,50 @@ func (s *sweeper) Receive(ctx actor.Context) {
 	switch m := ctx.Message().(type) {
 	case *actor.Started:
 		s.start(s.env, ctx, "sweeper")
-		s.show("idle")
+		s.become("idle")
 		s.after(s.env.Settings.SweepEvery, s.sweep)
 		s.after(s.env.Settings.SweepGrace, s.sweepImages)
+	case *actor.Stopping, *actor.Restarting:
+		s.handled(m)
+		settle(s.env, s.self, s)
 	case *actor.Stopped:
 		s.env.Index.dropActor(ctx.Self().Id)
+	case messages.FindLeftovers:
+		s.later.join(ctx.Sender())
+		if s.state == "idle" {
+			s.look(nil)
+		}
+	case messages.Abandon:
+		caller := actor.NewPID(s.self.Address, m.Caller)
+		s.callers.leave(caller)
+		s.later.leave(caller)
 	default:
 		if !s.handled(m) {
-			unexpected(s.env, ctx, "")
+			unexpected(s.env, ctx, s.state)
 		}
 	}
 }
 
-func (s *sweeper) show(state string) {
+func (s *sweeper) debts() []*waiters { return []*waiters{&s.callers, &s.later} }
+
+func (s *sweeper) become(state string) {
+	s.state = state
 	s.env.Index.putActor(messages.ActorInfo{Path: s.self.Id, Kind: "sweeper", State: state, Since: s.env.Clock.Now()})
 }
 
+// sweep is the regular look, with the removal of what is due.
 func (s *sweeper) sweep() {
-	s.show("looking")
+	s.after(s.env.Settings.SweepEvery, s.sweep)
+	if s.state == "idle" {
+		s.look(s.drop)
+	}
+}
+
+// look asks every backend what it holds. What then does with what is due; nil:
+// nothing.
+func (s *sweeper) look(then func([]backends.Held)) {
+	s.callers, s.later = s.later, nil
+	s.become("looking")
 	s.do(Job{Lane: LaneRead, Name: "look", Limit: s.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
 		var all []backends.Held
 		for _, h := range s.env.Node.Holders() {
@@ -57,21 +91,29 @@ func (s *sweeper) sweep() {
 			all = append(all, held...)
 		}
 		return all, nil
-	}, s.looked)
+	}, func(d done) {
+		s.become("idle")
+		due := s.looked(d)
+		if len(due) > 0 && then != nil {
+			then(due)
+		} else if len(s.later) > 0 {
+			s.look(nil)
+		}
+	})
 }
 
-// looked drops what has had no owner for the whole grace. An owner that came
-// since the look is seen here, because actors publish before they take.
-func (s *sweeper) looked(d done) {
-	s.after(s.env.Settings.SweepEvery, s.sweep)
-	s.show("idle")
+// looked notes what has no owner, tells those who asked, and gives what has had
+// none for the whole grace. An owner that came since the look is seen here,
+// because actors publish before they take.
+func (s *sweeper) looked(d done) (due []backends.Held) {
 	if d.err != nil {
 		s.env.Log.Warn("the node could not be looked through for leftovers", "err", d.err)
-		return
+		s.callers.answer(s.env, nil, fmt.Errorf("look through the node for leftovers: %w", d.err))
+		return nil
 	}
-	now, seen, due := s.env.Clock.Now(), map[backends.Held]time.Time{}, []backends.Held(nil)
+	now, seen := s.env.Clock.Now(), map[backends.Held]time.Time{}
 	for _, h := range d.value.([]backends.Held) {
-		if s.owned(h) {
+		if _, twice := seen[h]; twice || s.owned(h) {
 			continue
 		}
 		first, known := s.since[h]
@@ -85,9 +127,43 @@ func (s *sweeper) looked(d done) {
 		}
 	}
 	s.since = seen
-	if len(due) > 0 {
-		s.drop(due)
+	for h := range s.failed {
+		if _, still := seen[h]; !still {
+			delete(s.failed, h)
+		}
 	}
+	s.callers.answer(s.env, s.leftovers(), nil)
+	return due
+}
+
+// leftovers are what has no owner, the longest known first.
+func (s *sweeper) leftovers() []messages.Leftover {
+	all := make([]messages.Leftover, 0, len(s.since))
+	for h, since := range s.since {
+		all = append(all, messages.Leftover{
+			Kind: h.Kind, Name: h.Name, Pod: h.Pod, Container: h.Container,
+			Since: since, Due: since.Add(s.env.Settings.SweepGrace), Action: fate(h.Kind), Err: s.failed[h],
+		})
+	}
+	slices.SortFunc(all, func(a, b messages.Leftover) int {
+		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
+	})
+	return all
+}
+
+// fate is what dropping does with something, for people.
+func fate(kind string) string {
+	switch {
+	case kind == backends.HeldProcess:
+		return "kill it and remove its cgroup"
+	case kind == "mount":
+		return "unmount it"
+	case kind == "network":
+		return "detach the pod (CNI DEL)"
+	case strings.HasSuffix(kind, "ns"):
+		return "unpin it"
+	}
+	return "remove it"
 }
 
 // imagesEvery is how often the image store is swept: what it keeps, it keeps for hours.
@@ -120,30 +196,55 @@ func (s *sweeper) owned(h backends.Held) bool {
 
 // drop removes in the order of the holders: processes first, records last.
 func (s *sweeper) drop(due []backends.Held) {
-	s.show(fmt.Sprintf("removing %d", len(due)))
+	s.become(fmt.Sprintf("removing %d", len(due)))
 	s.do(Job{Lane: LaneStop, Name: "drop", Limit: s.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
-		var errs []error
-		stuck := map[string]bool{} // pods that keep something: what is beneath it stays
-		for _, h := range s.env.Node.Holders() {
-			held, err := h.Held(ctx)
-			if err != nil {
-				return nil, errors.Join(append(errs, err)...)
-			}
-			for _, one := range held {
-				if stuck[one.Pod] || !slices.Contains(due, one) {
-					continue
-				}
-				if err := h.Drop(ctx, one); err != nil {
-					stuck[one.Pod] = true
-					errs = append(errs, fmt.Errorf("drop %s %s of pod %s: %w", one.Kind, one.Name, one.Pod, err))
-				}
-			}
+		t := trash{due: due, failed: map[backends.Held]string{}, stuck: map[string]bool{}}
+		// Two backends know of processes, and one that runs keeps all else busy.
+		err := t.empty(ctx, s.env.Node.Holders(), true)
+		if err == nil {
+			err = t.empty(ctx, s.env.Node.Holders(), false)
 		}
-		return nil, errors.Join(errs...)
+		return t.failed, errors.Join(append(t.errs, err)...)
 	}, func(d done) {
-		s.show("idle")
+		s.become("idle")
+		if failed, ok := d.value.(map[backends.Held]string); ok {
+			s.failed = failed
+		}
 		if d.err != nil {
 			s.env.Log.Warn("not all leftovers could be removed; they are tried again", "err", d.err)
 		}
+		if len(s.later) > 0 {
+			s.look(nil)
+		}
 	})
+}
+
+// trash is what a pass of the sweeper removes.
+type trash struct {
+	due    []backends.Held
+	failed map[backends.Held]string
+	stuck  map[string]bool // pods that keep something: what is beneath it stays
+	errs   []error
+}
+
+// empty drops what is due and still there: the processes, or all else. Its
+// error says that a backend could not tell what it holds.
+func (t *trash) empty(ctx context.Context, holders []backends.Holder, processes bool) error {
+	for _, h := range holders {
+		held, err := h.Held(ctx)
+		if err != nil {
+			return err
+		}
+		for _, one := range held {
+			if (one.Kind == backends.HeldProcess) != processes || t.stuck[one.Pod] || !slices.Contains(t.due, one) {
+				continue
+			}
+			if err := h.Drop(ctx, one); err != nil {
+				t.stuck[one.Pod] = true
+				t.failed[one] = err.Error()
+				t.errs = append(t.errs, fmt.Errorf("drop %s %s of pod %s: %w", one.Kind, one.Name, one.Pod, err))
+			}
+		}
+	}
+	return nil
 }

@@ -42,9 +42,12 @@ func (n *Node) Holders() []Holder {
 	return []Holder{n.Runtime, n.Checkpoints, n.Bundles, n.Volumes, n.Rootfs, n.Network, n.Files, n.Namespaces, n.Cgroups, n.Journal}
 }
 
+// HeldProcess is the kind of what must go before anything else of its pod.
+const HeldProcess = "process"
+
 // Held is something a backend holds under our names.
 type Held struct {
-	Kind      string // process, mount, netns, …
+	Kind      string // HeldProcess, mount, netns, …
 	Pod       string // always set
 	Container string // set when it is a container's
 	Name      string // path or address, for people
@@ -63,6 +66,9 @@ type Namespaces interface {
 	Forwarder
 	Pin(ctx context.Context, r NamespaceRequest) (messages.Namespaces, error)
 	Unpin(ctx context.Context, pod string) error
+	// Pinned says whether all that Pin gave for the pod is still there: a reboot
+	// takes it, whether or not it takes the files that were mounted on.
+	Pinned(ctx context.Context, pod string, n messages.Namespaces) (bool, error)
 }
 
 // NamespaceRequest says which namespaces a pod gets of its own.

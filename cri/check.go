@@ -24,3 +24,19 @@ func (d *Debug) Check(ctx context.Context, r *debugv1.CheckRequest) (*debugv1.Ch
 	}
 	return response, nil
 }
+
+// Leftovers looks through the node for what no pod owns.
+func (d *Debug) Leftovers(ctx context.Context, _ *debugv1.LeftoversRequest) (*debugv1.LeftoversResponse, error) {
+	found, err := ask(ctx, d.server.node, messages.FindLeftovers{Call: callOf(ctx)})
+	if err != nil {
+		return nil, err
+	}
+	response := &debugv1.LeftoversResponse{}
+	for _, l := range found {
+		response.Leftovers = append(response.Leftovers, &debugv1.Leftover{
+			Kind: l.Kind, Name: printable(l.Name), PodSandboxId: l.Pod, ContainerId: l.Container,
+			Since: stamp(l.Since), Due: stamp(l.Due), Action: l.Action, Error: printable(l.Err),
+		})
+	}
+	return response, nil
+}

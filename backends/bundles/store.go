@@ -130,7 +130,7 @@ func (b *Backend) Held(ctx context.Context) ([]backends.Held, error) {
 			return nil, err
 		}
 		for _, container := range append(containers, pod) {
-			if checkIDs(pod, container) == nil && holds(b.dir(pod, container)) {
+			if backends.IsOurs(pod) && backends.IsOurs(container) && holds(b.dir(pod, container)) {
 				held = append(held, b.held(pod, container))
 			}
 		}

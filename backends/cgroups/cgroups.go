@@ -33,7 +33,10 @@ type Config struct {
 	// path, "" is "/troupe"; it is removed when its last pod has gone, so two
 	// daemons on a node need one each. Systemd: a slice, "" is "system.slice".
 	Parent string
-	Log    *slog.Logger
+	// Containers' cgroups carry the attribute Mark, "<pod> <container> <owner>";
+	// those of this Owner are held. Without a Mark none is.
+	Mark, Owner string
+	Log         *slog.Logger
 }
 
 // Backend implements backends.Cgroups on the kernel. It needs root.
@@ -41,7 +44,9 @@ type Backend struct {
 	manager     string
 	parent      string
 	log         *slog.Logger
-	hierarchies []hierarchy
+	hierarchies []hierarchy // of our own making
+	everywhere  []hierarchy // where containers may be
+	mark, owner string
 
 	// Held while the parent may be removed or gets a child: a pod's cgroup
 	// must not lose its parent between the two mkdirs.
@@ -52,7 +57,7 @@ var _ backends.Cgroups = (*Backend)(nil)
 
 // New looks at what is mounted and checks the configuration.
 func New(c Config) (*Backend, error) {
-	b := &Backend{manager: c.Manager, log: c.Log}
+	b := &Backend{manager: c.Manager, log: c.Log, mark: c.Mark, owner: c.Owner}
 	if b.log == nil {
 		b.log = slog.Default()
 	}
@@ -64,14 +69,18 @@ func New(c Config) (*Backend, error) {
 	if b.parent, err = b.form(defaultTo(c.Parent, def)); err != nil {
 		return nil, fmt.Errorf("parent of pods without a cgroup: %w", err)
 	}
-	if c.Manager == Systemd {
-		return b, nil // systemd makes and removes the directories
-	}
-	if b.parent == "/" {
+	if c.Manager == Cgroupfs && b.parent == "/" {
 		return nil, messages.Errorf(messages.Invalid, "parent of pods without a cgroup: must not be the root cgroup")
 	}
-	if b.hierarchies, err = mounted(); err != nil {
+	all, err := mounted()
+	if err != nil {
 		return nil, err
+	}
+	if b.mark != "" {
+		b.everywhere = all
+	}
+	if c.Manager == Cgroupfs { // else systemd makes and removes the directories
+		b.hierarchies = all
 	}
 	return b, nil
 }
@@ -143,9 +152,13 @@ func (b *Backend) Remove(ctx context.Context, pod string) error {
 	return errors.Join(errs...)
 }
 
-// Held is every pod cgroup of ours, once, whichever hierarchies have it.
+// Held is every pod cgroup of ours, once, whichever hierarchies have it, and
+// every container's.
 func (b *Backend) Held(ctx context.Context) ([]backends.Held, error) {
-	var held []backends.Held
+	held, err := b.containers(ctx)
+	if err != nil {
+		return nil, err
+	}
 	seen := map[string]bool{}
 	for _, h := range b.hierarchies {
 		dir := filepath.Join(h.mount, b.parent)
@@ -155,7 +168,7 @@ func (b *Backend) Held(ctx context.Context) ([]backends.Held, error) {
 		}
 		for _, e := range entries {
 			pod, ours := strings.CutPrefix(e.Name(), prefix)
-			if !ours || !e.IsDir() || seen[pod] || backends.CheckID("pod", pod) != nil {
+			if !ours || !e.IsDir() || seen[pod] || !backends.IsOurs(pod) {
 				continue
 			}
 			seen[pod] = true
@@ -165,5 +178,10 @@ func (b *Backend) Held(ctx context.Context) ([]backends.Held, error) {
 	return held, ctx.Err()
 }
 
-// Drop removes the pod's cgroup, with what runs in it.
-func (b *Backend) Drop(ctx context.Context, h backends.Held) error { return b.Remove(ctx, h.Pod) }
+// Drop removes the pod's cgroup, or the container's, with what runs in it.
+func (b *Backend) Drop(ctx context.Context, h backends.Held) error {
+	if h.Container != "" {
+		return b.dropContainer(ctx, h)
+	}
+	return b.Remove(ctx, h.Pod)
+}

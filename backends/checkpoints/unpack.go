@@ -90,7 +90,7 @@ func (b *Backend) Held(context.Context) ([]backends.Held, error) {
 	var held []backends.Held
 	for _, e := range entries {
 		ids, ours := strings.CutPrefix(e.Name(), restorePrefix)
-		if pod, container, two := strings.Cut(ids, "-"); ours && two {
+		if pod, container, two := strings.Cut(ids, "-"); ours && two && backends.IsOurs(pod) && backends.IsOurs(container) {
 			held = append(held, backends.Held{Kind: "checkpoint", Pod: pod, Container: container, Name: filepath.Join(b.cfg.Work, e.Name())})
 		}
 	}

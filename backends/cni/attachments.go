@@ -158,7 +158,7 @@ func (b *Backend) Held(ctx context.Context) ([]backends.Held, error) {
 				}
 				pod = parts[1]
 			}
-			if backends.CheckID("pod", pod) == nil {
+			if backends.IsOurs(pod) {
 				held = append(held, backends.Held{Kind: "network", Pod: pod, Name: filepath.Join(dir, e.Name())})
 			}
 		}

@@ -58,6 +58,25 @@ func Namespaces(t *testing.T, new func(t *testing.T) backends.Namespaces) {
 		must(t, n.Unpin(context30s(t), pod))
 		wantNothingHeld(t, n, pod)
 	})
+	t.Run("WhatIsPinnedIsKnownUntilItIsUnpinned", func(t *testing.T) {
+		n, pod := new(t), ID(t)
+		pinned := func(what messages.Namespaces, want bool) {
+			t.Helper()
+			is, err := n.Pinned(context30s(t), pod, what)
+			must(t, err)
+			if is != want {
+				t.Errorf("pinned: %v, want %v (%+v)", is, want, what)
+			}
+		}
+		got, err := n.Pin(context30s(t), request(pod))
+		must(t, err)
+		pinned(got, true)
+		pinned(messages.Namespaces{}, true)
+		must(t, n.Unpin(context30s(t), pod))
+		pinned(got, false)
+		pinned(messages.Namespaces{UTS: got.UTS}, false)
+		pinned(messages.Namespaces{}, true)
+	})
 	t.Run("UnpinWithoutPinAndTwiceIsASuccess", func(t *testing.T) {
 		n, pod := new(t), ID(t)
 		must(t, n.Unpin(context30s(t), pod))

@@ -95,6 +95,18 @@ func (b namespacesBackend) Held(ctx context.Context) ([]backends.Held, error) {
 	return ask(ctx, n, Call{Backend: "Namespaces", Method: "Held"}, func() ([]backends.Held, error) { return n.heldPins(), nil })
 }
 
+func (b namespacesBackend) Pinned(ctx context.Context, pod string, paths messages.Namespaces) (bool, error) {
+	n := b.n
+	return ask(ctx, n, Call{Backend: "Namespaces", Method: "Pinned", Pod: pod}, func() (bool, error) {
+		for _, path := range []string{paths.Network, paths.IPC, paths.UTS, paths.User} {
+			if path != "" && n.inode(path) == 0 {
+				return false, nil
+			}
+		}
+		return true, nil
+	})
+}
+
 func (n *Node) heldPins() (held []backends.Held) {
 	for _, pod := range sorted(n.pins) {
 		p := n.pins[pod]

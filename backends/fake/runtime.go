@@ -197,7 +197,7 @@ func (b runtimeBackend) Held(ctx context.Context) (held []backends.Held, err err
 func (n *Node) heldProcesses() (held []backends.Held) {
 	for _, id := range sorted(n.runtime.processes) {
 		p := n.runtime.processes[id]
-		kind := "process"
+		kind := backends.HeldProcess
 		switch {
 		case p.half:
 			kind = "cgroup"

@@ -157,7 +157,7 @@ func ids(dir string) ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if backends.CheckID("", e.Name()) == nil {
+		if backends.IsOurs(e.Name()) {
 			names = append(names, e.Name())
 		}
 	}

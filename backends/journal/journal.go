@@ -95,6 +95,9 @@ func (b *Backend) Save(ctx context.Context, k backends.Key, data []byte) error {
 	if err != nil {
 		return err
 	}
+	if len(content) > maxRecord {
+		return messages.Errorf(messages.Invalid, "save record of pod %s container %q: it has %d MiB, the limit is %d: its configuration is too big", k.Pod, k.Container, len(content)>>20, maxRecord>>20)
+	}
 	dir := b.dir(k)
 	failpoint.Hit("journal", "save", "before")
 	// Remove of a neighbour may take away a directory that was empty for a

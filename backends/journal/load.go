@@ -4,20 +4,24 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/troupe-run/troupe/backends"
+	"golang.org/x/sys/unix"
 )
 
 // Load gives all whole records, each pod's before those of its containers. A
-// record that is torn, empty, foreign, or newer than this daemon is moved to
-// <Root>/quarantine and named in damaged with the reason, for people.
+// record that is torn, empty, foreign, newer than this daemon, too big, or no
+// file at all is moved to <Root>/quarantine and named in damaged with the
+// reason, for people. What an older daemon put there because it was newer than
+// that one comes back.
 func (b *Backend) Load(ctx context.Context) (records []backends.Record, damaged []string, err error) {
+	b.bringBack()
 	keys, err := b.keys(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -28,9 +32,12 @@ func (b *Backend) Load(ctx context.Context) (records []backends.Record, damaged 
 		}
 		removeTemporary(b.dir(k))
 		path := filepath.Join(b.dir(k), recordName)
-		content, err := os.ReadFile(path)
+		content, err := readRecord(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
+		}
+		if isShortage(err) {
+			return nil, nil, fmt.Errorf("%w; this is no fault of the record: give the daemon more (LimitNOFILE=, memory) and start it again", err)
 		}
 		var body []byte
 		if err == nil {
@@ -56,25 +63,90 @@ func (b *Backend) tidy(keys []backends.Key) {
 	}
 }
 
+// maxRecord is how big a record may be, in bytes. A pod's holds what a client
+// asked for, so it is not small by nature; memory for all of them is the limit.
+const maxRecord = 32 << 20
+
+// readRecord reads a file that may be anything: what the disk's check left,
+// what somebody put there. It neither follows a link nor waits for a pipe.
+func readRecord(path string) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, fmt.Errorf("%s is a symbolic link", path)
+	}
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("not a file but a %s", info.Mode().Type())
+	}
+	if info.Size() > maxRecord {
+		return nil, fmt.Errorf("has %d MiB; no record has more than %d", info.Size()>>20, maxRecord>>20)
+	}
+	return io.ReadAll(io.LimitReader(f, maxRecord+1))
+}
+
+// isShortage says whether the node has run out of something: then nothing is
+// known of the record.
+func isShortage(err error) bool {
+	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EAGAIN} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
 // quarantineRecord moves a bad record out of the way and describes it. What
 // cannot be moved is named too: the next Load meets it again.
 func (b *Backend) quarantineRecord(k backends.Key, path string, reason error) string {
-	name := k.Pod
-	if k.Container != "" {
-		name += "-" + k.Container
-	}
-	target := filepath.Join(b.quarantine, fmt.Sprintf("%s-%d", name, time.Now().UnixNano()))
+	target := filepath.Join(b.quarantine, quarantineName(k, time.Now()))
 	err := os.MkdirAll(b.quarantine, 0o700)
 	if err == nil {
 		err = os.Rename(path, target)
 	}
 	if err != nil {
-		b.log.Error("a damaged record could not be moved to quarantine", "pod", k.Pod, "container", k.Container, "record", path, "error", err)
+		b.log.Error("a damaged record could not be moved to quarantine; move it away yourself", "pod", k.Pod, "container", k.Container, "record", path, "error", err)
 		return fmt.Sprintf("%s: %v; could not be moved: %v", path, reason, err)
 	}
 	b.sync.removed(filepath.Dir(path))
-	b.log.Warn("record is damaged and was put aside", "pod", k.Pod, "container", k.Container, "reason", reason, "kept", target)
+	b.log.Warn("a record cannot be used and was put aside; what it belonged to is removed; look at the file, or delete it", "pod", k.Pod, "container", k.Container, "reason", reason, "kept", target)
 	return fmt.Sprintf("%s: %v; kept as %s", path, reason, target)
+}
+
+// bringBack puts records that this daemon can read back in their places. Only a
+// record that was too new for an earlier daemon can have become readable.
+func (b *Backend) bringBack() {
+	entries, _ := os.ReadDir(b.quarantine) // none, or what cannot be read: nothing to bring back
+	for _, e := range entries {
+		k, _, ours := parseQuarantined(e.Name())
+		from, place := filepath.Join(b.quarantine, e.Name()), filepath.Join(b.dir(k), recordName)
+		if !ours {
+			continue
+		}
+		content, err := readRecord(from)
+		if err == nil {
+			_, err = decode(k, content)
+		}
+		if err != nil {
+			continue
+		}
+		if err = os.MkdirAll(b.dir(k), 0o700); err == nil {
+			err = unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, place, unix.RENAME_NOREPLACE)
+		}
+		if err != nil {
+			b.log.Warn("a record in quarantine can be read now, but not be put back", "pod", k.Pod, "container", k.Container, "record", from, "error", err)
+			continue
+		}
+		b.sync.wrote(place)
+		b.log.Info("a record that an older Troupe could not read is back", "pod", k.Pod, "container", k.Container)
+	}
 }
 
 // keys are the directories that may hold a record, in the order of Load.
@@ -87,6 +159,9 @@ func (b *Backend) keys(ctx context.Context) ([]backends.Key, error) {
 	for _, pod := range pods {
 		keys = append(keys, backends.Key{Pod: pod})
 		containers, err := ids(filepath.Join(b.pods, pod, "containers"))
+		if isShortage(err) {
+			return nil, fmt.Errorf("list container records: %w", err)
+		}
 		if err != nil {
 			// One unreadable pod must not keep the others from coming back.
 			b.log.Error("container records of a pod cannot be listed", "pod", pod, "error", err)
@@ -105,51 +180,9 @@ func ids(dir string) ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.IsDir() && backends.CheckID("", e.Name()) == nil {
+		if e.IsDir() && backends.IsOurs(e.Name()) {
 			names = append(names, e.Name())
 		}
 	}
 	return names, nil
-}
-
-// Held is every record, and every directory of ours with nothing in it.
-func (b *Backend) Held(ctx context.Context) ([]backends.Held, error) {
-	keys, err := b.keys(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var held []backends.Held
-	for _, k := range keys {
-		dir := b.dir(k)
-		if _, err := os.Lstat(filepath.Join(dir, recordName)); err == nil {
-			held = append(held, backends.Held{Kind: "record", Pod: k.Pod, Container: k.Container, Name: filepath.Join(dir, recordName)})
-		} else if isBare(dir) {
-			held = append(held, backends.Held{Kind: "directory", Pod: k.Pod, Container: k.Container, Name: dir})
-		}
-	}
-	return held, nil
-}
-
-// isBare says whether all that is left in a directory are our own leftovers: a
-// half-written record, or a containers directory with nothing in it.
-func isBare(dir string) bool {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return false
-	}
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), temporary) {
-			continue
-		}
-		inner, err := os.ReadDir(filepath.Join(dir, e.Name()))
-		if e.Name() != "containers" || err != nil || len(inner) > 0 {
-			return false
-		}
-	}
-	return true
-}
-
-// Drop removes a record that no actor owns.
-func (b *Backend) Drop(ctx context.Context, h backends.Held) error {
-	return b.Remove(ctx, backends.Key{Pod: h.Pod, Container: h.Container})
 }

@@ -39,6 +39,10 @@ type Config struct {
 	Log      *slog.Logger
 }
 
+// CgroupMark is the extended attribute of containers' cgroups that says whose
+// they are: "<pod> <container> <Config.Dir>".
+const CgroupMark = wire.CgroupMark
+
 // Builtin is the handler that needs no program: libcontainer in the monitor.
 // A request that names no handler means it as well.
 const Builtin = "libcontainer"

@@ -91,7 +91,7 @@ func (c *Client) Held(ctx context.Context) ([]backends.Held, error) {
 	}
 	held := make([]backends.Held, 0, len(states))
 	for _, st := range states {
-		held = append(held, backends.Held{Kind: "process", Pod: st.Pod, Container: st.Container, Name: c.cfg.Dir + "/state/" + st.Key()})
+		held = append(held, backends.Held{Kind: backends.HeldProcess, Pod: st.Pod, Container: st.Container, Name: c.cfg.Dir + "/state/" + st.Key()})
 	}
 	return held, nil
 }

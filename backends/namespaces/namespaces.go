@@ -134,6 +134,20 @@ func (b *Backend) Unpin(_ context.Context, pod string) error {
 	return errors.Join(errs...)
 }
 
+// Pinned looks at these pins alone: it is asked for each pod of a node that
+// takes all of them up again.
+func (b *Backend) Pinned(ctx context.Context, pod string, n messages.Namespaces) (bool, error) {
+	if err := backends.CheckID("pod", pod); err != nil {
+		return false, err
+	}
+	for _, path := range []string{n.Network, n.IPC, n.UTS, n.User} {
+		if path != "" && !isNamespace(path) {
+			return false, ctx.Err()
+		}
+	}
+	return true, ctx.Err()
+}
+
 // Held is every pin, and every file that was to become one.
 func (b *Backend) Held(ctx context.Context) ([]backends.Held, error) {
 	var held []backends.Held
@@ -144,7 +158,7 @@ func (b *Backend) Held(ctx context.Context) ([]backends.Held, error) {
 			return nil, fmt.Errorf("list pinned namespaces in %s: %w", dir, err)
 		}
 		for _, e := range entries {
-			if backends.CheckID("pod", e.Name()) == nil {
+			if backends.IsOurs(e.Name()) {
 				held = append(held, backends.Held{Kind: k.name + "ns", Pod: e.Name(), Name: filepath.Join(dir, e.Name())})
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
@@ -18,8 +19,10 @@ func (r *Rootfs) Held(ctx context.Context) ([]backends.Held, error) {
 		return nil, fmt.Errorf("root file systems: mounts: %w", err)
 	}
 	var held []backends.Held
-	for _, m := range mounts {
+	for _, m := range slices.Backward(mounts) { // what is mounted on another goes first
 		if h, ok := r.heldAt("mount", m.Mountpoint); ok {
+			held = append(held, h)
+		} else if h, ok := r.strangeMount(m.Mountpoint); ok {
 			held = append(held, h)
 		}
 	}
@@ -38,8 +41,22 @@ func (r *Rootfs) Held(ctx context.Context) ([]backends.Held, error) {
 	return held, nil
 }
 
+// strangeMount is a mount in a pod's directory that is no container's root: as
+// long as the pod lives it is the pod's, whoever made it.
+func (r *Rootfs) strangeMount(path string) (backends.Held, bool) {
+	below, inside := strings.CutPrefix(path, filepath.Join(r.root, "pods")+"/")
+	pod, _, _ := strings.Cut(below, "/")
+	if !inside || !backends.IsOurs(pod) {
+		return backends.Held{}, false
+	}
+	return backends.Held{Kind: "mount", Pod: pod, Name: path}, true
+}
+
 // Drop removes one, and with it all else of the same container's root.
 func (r *Rootfs) Drop(ctx context.Context, h backends.Held) error {
+	if h.Container == "" {
+		return r.unmount(ctx, h.Name)
+	}
 	if err := r.Unmount(ctx, h.Pod, h.Container); err != nil {
 		return err
 	}
@@ -65,7 +82,7 @@ func (r *Rootfs) heldAt(kind, path string) (backends.Held, bool) {
 	default:
 		return backends.Held{}, false
 	}
-	if backends.CheckID("pod", parts[1]) != nil || backends.CheckID("container", parts[3]) != nil {
+	if !backends.IsOurs(parts[1]) || !backends.IsOurs(parts[3]) {
 		return backends.Held{}, false
 	}
 	return backends.Held{Kind: kind, Pod: parts[1], Container: parts[3], Name: path}, true

@@ -228,7 +228,7 @@ func (v *Volumes) Held(ctx context.Context) ([]backends.Held, error) {
 	for _, dir := range dirs {
 		container := filepath.Base(filepath.Dir(dir))
 		pod := filepath.Base(filepath.Dir(filepath.Dir(filepath.Dir(dir))))
-		if backends.CheckID("pod", pod) == nil && backends.CheckID("container", container) == nil {
+		if backends.IsOurs(pod) && backends.IsOurs(container) {
 			held = append(held, backends.Held{Kind: "volumes", Pod: pod, Container: container, Name: dir})
 		}
 	}

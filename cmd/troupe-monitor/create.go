@@ -123,6 +123,7 @@ func (c *container) attach(p *process, ends *stdio) error {
 	if c.pidfd, err = unix.PidfdOpen(c.record.Pid, 0); err != nil {
 		return errors.Join(errors.New("pidfd of the new init process"), err)
 	}
+	c.mark()
 	c.oom = watchOOM(c.m.loop, c.cgroup, c.log)
 	if err := ends.connect(c); err != nil {
 		return err

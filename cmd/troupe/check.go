@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,35 +18,82 @@ import (
 func checkCommand(o *options) *cobra.Command {
 	var out output
 	var repair bool
+	var only string
 	on := debugTarget("check")
 	cmd := &cobra.Command{
 		Use:   "check",
-		Short: "Read all images again and find what is damaged; exit 1 when something is",
-		Long: "check reads every layer and every image's data again and compares them with what\n" +
+		Short: "Look for leftovers on the node and for damage in images; exit 1 when there is some",
+		Long: "check looks through the node for what is there under Troupe's names and belongs to\n" +
+			"no pod: processes, cgroups, mounts, namespaces, networks, directories, records. The\n" +
+			"daemon removes each once it has had no owner for sweep_grace ([troupe], 5m).\n\n" +
+			"Then it reads every layer and every image's data again and compares them with what\n" +
 			"was pulled. What is damaged is put aside (<root>/troupe-quarantine): its images are\n" +
 			"not listed until they are pulled again, which fetches the damaged layer alone.\n" +
 			"Containers that run keep what they have. The node goes on meanwhile.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var answer *debugv1.CheckResponse
+			if only != "" && only != "images" && only != "leftovers" {
+				return usageError{fmt.Errorf("--only %s: give images or leftovers", only)}
+			}
+			answer := &debugv1.CheckResponse{}
 			err := on.endlessly(cmd.Context(), o.source, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
 				client := debugv1.NewIntrospectionClient(conn)
-				defer showProgress(ctx, client, cmd.ErrOrStderr())()
-				answer, err = client.Check(ctx, &debugv1.CheckRequest{Repair: repair})
-				return err
+				left := &debugv1.LeftoversResponse{}
+				if only != "images" {
+					if left, err = client.Leftovers(ctx, &debugv1.LeftoversRequest{}); err != nil {
+						return err
+					}
+				}
+				if only != "leftovers" {
+					defer showProgress(ctx, client, cmd.ErrOrStderr())()
+					if answer, err = client.Check(ctx, &debugv1.CheckRequest{Repair: repair}); err != nil {
+						return err
+					}
+				}
+				answer.Leftovers = left.GetLeftovers()
+				return nil
 			})
 			if err != nil {
 				return err
 			}
-			if err := out.print(cmd, answer, func(t *table) { showCheck(t, answer) }); err != nil {
+			err = out.print(cmd, answer, func(t *table) {
+				if only != "images" {
+					showLeftovers(t, answer)
+				}
+				if only != "leftovers" {
+					showCheck(t, answer)
+				}
+			})
+			if err != nil {
 				return err
 			}
-			return verdict(answer)
+			return errors.Join(unowned(answer), verdict(answer))
 		},
 	}
 	cmd.Flags().BoolVar(&repair, "repair", false, "pull the damaged images again, with the node's credentials")
+	cmd.Flags().StringVar(&only, "only", "", "look only for `images` that are damaged, or only for leftovers")
 	on.flag(cmd)
 	out.flag(cmd)
 	return cmd
+}
+
+func showLeftovers(t *table, r *debugv1.CheckResponse) {
+	if len(r.GetLeftovers()) == 0 {
+		t.line("everything on the node has an owner")
+		return
+	}
+	t.row("LEFTOVER", "NAME", "POD", "UNOWNED FOR", "WHAT WILL BE DONE", "IN", "LAST ERROR")
+	for _, l := range r.GetLeftovers() {
+		t.row(l.GetKind(), l.GetName(), short(l.GetPodSandboxId()), ago(l.GetSince()), l.GetAction(),
+			duration(time.Until(l.GetDue().AsTime())), l.GetError())
+	}
+}
+
+// unowned is nil when everything has an owner.
+func unowned(r *debugv1.CheckResponse) error {
+	if n := len(r.GetLeftovers()); n > 0 {
+		return fmt.Errorf("check: %d things on the node have no owner; the daemon removes them, nothing needs to be done", n)
+	}
+	return nil
 }
 
 func showCheck(t *table, r *debugv1.CheckResponse) {

@@ -139,6 +139,7 @@ func (d *daemon) start(ctx context.Context) error {
 func (d *daemon) startTree(ctx context.Context) (err error) {
 	lanes, settings := d.config.Troupe.Lanes, actors.DefaultSettings()
 	settings.SweepGrace = d.config.Troupe.SweepGrace
+	settings.SweepEvery = min(settings.SweepEvery, settings.SweepGrace)
 	ctx, cancel := context.WithTimeout(ctx, recoveryLimit)
 	defer cancel()
 	d.tree, err = supervisor.Start(ctx, supervisor.Config{

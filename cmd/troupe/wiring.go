@@ -69,7 +69,8 @@ func (m *machine) fill(c *config.Config, log *slog.Logger) (err error) {
 		return err
 	}
 	if m.Cgroups, err = cgroups.New(cgroups.Config{
-		Manager: c.UseCgroupManager(), Parent: c.UseCgroupParent(), Log: of("cgroups"),
+		Manager: c.UseCgroupManager(), Parent: c.UseCgroupParent(),
+		Mark: monitor.CgroupMark, Owner: monitorDir(c), Log: of("cgroups"),
 	}); err != nil {
 		return err
 	}

@@ -189,6 +189,25 @@ func (d *Daemon) Pid() int {
 	return d.cmd.Process.Pid
 }
 
+// CPU is the time the daemon's process has had on the cores, which is what it
+// costs also where others keep it from them; the kernel counts hundredths.
+func (d *Daemon) CPU() (time.Duration, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.Pid()))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	var total time.Duration
+	for _, field := range strings.Fields(rest)[11:13] { // utime, stime (proc(5): USER_HZ is 100)
+		ticks, err := strconv.Atoi(field)
+		if err != nil {
+			return 0, err
+		}
+		total += time.Duration(ticks) * 10 * time.Millisecond
+	}
+	return total, nil
+}
+
 // Command is a troupe command that asks this daemon's debug socket.
 func (d *Daemon) Command(args ...string) *exec.Cmd {
 	return exec.Command(d.bin, append(args, "--socket", d.DebugSocket)...)
@@ -218,7 +237,7 @@ func (d *Daemon) Monitors() []int {
 	for _, dir := range dirs {
 		cmdline, err := os.ReadFile(dir + "/cmdline")
 		args := strings.Split(string(cmdline), "\x00")
-		if err != nil || filepath.Base(args[0]) != "troupe-monitor" || !strings.Contains(string(cmdline), d.lab.Dir) {
+		if err != nil || filepath.Base(args[0]) != "troupe-monitor" || !strings.Contains(string(cmdline), filepath.Join(d.Run, "monitor")) {
 			continue
 		}
 		if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil {

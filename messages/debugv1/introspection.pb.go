@@ -532,6 +532,7 @@ type CheckResponse struct {
 	Layers        int64                  `protobuf:"varint,1,opt,name=layers,proto3" json:"layers,omitempty"` // that were read
 	Damage        []*Damage              `protobuf:"bytes,2,rep,name=damage,proto3" json:"damage,omitempty"`
 	Repairs       []*Repair              `protobuf:"bytes,3,rep,name=repairs,proto3" json:"repairs,omitempty"`
+	Leftovers     []*Leftover            `protobuf:"bytes,4,rep,name=leftovers,proto3" json:"leftovers,omitempty"` // for `troupe check`; Check itself gives none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -587,6 +588,194 @@ func (x *CheckResponse) GetRepairs() []*Repair {
 	return nil
 }
 
+func (x *CheckResponse) GetLeftovers() []*Leftover {
+	if x != nil {
+		return x.Leftovers
+	}
+	return nil
+}
+
+type LeftoversRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeftoversRequest) Reset() {
+	*x = LeftoversRequest{}
+	mi := &file_introspection_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeftoversRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeftoversRequest) ProtoMessage() {}
+
+func (x *LeftoversRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_introspection_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeftoversRequest.ProtoReflect.Descriptor instead.
+func (*LeftoversRequest) Descriptor() ([]byte, []int) {
+	return file_introspection_proto_rawDescGZIP(), []int{9}
+}
+
+type LeftoversResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Leftovers     []*Leftover            `protobuf:"bytes,1,rep,name=leftovers,proto3" json:"leftovers,omitempty"` // the longest known first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeftoversResponse) Reset() {
+	*x = LeftoversResponse{}
+	mi := &file_introspection_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeftoversResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeftoversResponse) ProtoMessage() {}
+
+func (x *LeftoversResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_introspection_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeftoversResponse.ProtoReflect.Descriptor instead.
+func (*LeftoversResponse) Descriptor() ([]byte, []int) {
+	return file_introspection_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *LeftoversResponse) GetLeftovers() []*Leftover {
+	if x != nil {
+		return x.Leftovers
+	}
+	return nil
+}
+
+// Leftover is something the node holds under our names, and no pod owns.
+type Leftover struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`                                       // process, mount, netns, network, hostport, cgroup, directory, record, …
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`                                       // path or address
+	PodSandboxId  string                 `protobuf:"bytes,3,opt,name=pod_sandbox_id,json=podSandboxId,proto3" json:"pod_sandbox_id,omitempty"` // it was made for
+	ContainerId   string                 `protobuf:"bytes,4,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`      // empty: it is the pod's own
+	Since         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`                                     // when it was first found without an owner
+	Due           *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=due,proto3" json:"due,omitempty"`                                         // when it will be removed, if nobody owns it until then
+	Action        string                 `protobuf:"bytes,7,opt,name=action,proto3" json:"action,omitempty"`                                   // what will be done
+	Error         string                 `protobuf:"bytes,8,opt,name=error,proto3" json:"error,omitempty"`                                     // why the last try failed; empty: there was none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Leftover) Reset() {
+	*x = Leftover{}
+	mi := &file_introspection_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Leftover) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Leftover) ProtoMessage() {}
+
+func (x *Leftover) ProtoReflect() protoreflect.Message {
+	mi := &file_introspection_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Leftover.ProtoReflect.Descriptor instead.
+func (*Leftover) Descriptor() ([]byte, []int) {
+	return file_introspection_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Leftover) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Leftover) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Leftover) GetPodSandboxId() string {
+	if x != nil {
+		return x.PodSandboxId
+	}
+	return ""
+}
+
+func (x *Leftover) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *Leftover) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Leftover) GetDue() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Due
+	}
+	return nil
+}
+
+func (x *Leftover) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *Leftover) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 // Damage is a layer that is not what it was recorded as, or the data of an image.
 type Damage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -600,7 +789,7 @@ type Damage struct {
 
 func (x *Damage) Reset() {
 	*x = Damage{}
-	mi := &file_introspection_proto_msgTypes[9]
+	mi := &file_introspection_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -612,7 +801,7 @@ func (x *Damage) String() string {
 func (*Damage) ProtoMessage() {}
 
 func (x *Damage) ProtoReflect() protoreflect.Message {
-	mi := &file_introspection_proto_msgTypes[9]
+	mi := &file_introspection_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -625,7 +814,7 @@ func (x *Damage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Damage.ProtoReflect.Descriptor instead.
 func (*Damage) Descriptor() ([]byte, []int) {
-	return file_introspection_proto_rawDescGZIP(), []int{9}
+	return file_introspection_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Damage) GetLayer() string {
@@ -667,7 +856,7 @@ type Repair struct {
 
 func (x *Repair) Reset() {
 	*x = Repair{}
-	mi := &file_introspection_proto_msgTypes[10]
+	mi := &file_introspection_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -679,7 +868,7 @@ func (x *Repair) String() string {
 func (*Repair) ProtoMessage() {}
 
 func (x *Repair) ProtoReflect() protoreflect.Message {
-	mi := &file_introspection_proto_msgTypes[10]
+	mi := &file_introspection_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -692,7 +881,7 @@ func (x *Repair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Repair.ProtoReflect.Descriptor instead.
 func (*Repair) Descriptor() ([]byte, []int) {
-	return file_introspection_proto_rawDescGZIP(), []int{10}
+	return file_introspection_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Repair) GetImage() string {
@@ -747,11 +936,24 @@ const file_introspection_proto_rawDesc = "" +
 	"\x04took\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04took\x12\x14\n" +
 	"\x05error\x18\x06 \x01(\tR\x05error\"&\n" +
 	"\fCheckRequest\x12\x16\n" +
-	"\x06repair\x18\x01 \x01(\bR\x06repair\"\x8b\x01\n" +
+	"\x06repair\x18\x01 \x01(\bR\x06repair\"\xc4\x01\n" +
 	"\rCheckResponse\x12\x16\n" +
 	"\x06layers\x18\x01 \x01(\x03R\x06layers\x12/\n" +
 	"\x06damage\x18\x02 \x03(\v2\x17.troupe.debug.v1.DamageR\x06damage\x121\n" +
-	"\arepairs\x18\x03 \x03(\v2\x17.troupe.debug.v1.RepairR\arepairs\"l\n" +
+	"\arepairs\x18\x03 \x03(\v2\x17.troupe.debug.v1.RepairR\arepairs\x127\n" +
+	"\tleftovers\x18\x04 \x03(\v2\x19.troupe.debug.v1.LeftoverR\tleftovers\"\x12\n" +
+	"\x10LeftoversRequest\"L\n" +
+	"\x11LeftoversResponse\x127\n" +
+	"\tleftovers\x18\x01 \x03(\v2\x19.troupe.debug.v1.LeftoverR\tleftovers\"\x89\x02\n" +
+	"\bLeftover\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12$\n" +
+	"\x0epod_sandbox_id\x18\x03 \x01(\tR\fpodSandboxId\x12!\n" +
+	"\fcontainer_id\x18\x04 \x01(\tR\vcontainerId\x120\n" +
+	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12,\n" +
+	"\x03due\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x03due\x12\x16\n" +
+	"\x06action\x18\a \x01(\tR\x06action\x12\x14\n" +
+	"\x05error\x18\b \x01(\tR\x05error\"l\n" +
 	"\x06Damage\x12\x14\n" +
 	"\x05layer\x18\x01 \x01(\tR\x05layer\x12\x16\n" +
 	"\x06images\x18\x02 \x03(\tR\x06images\x12\x12\n" +
@@ -759,11 +961,12 @@ const file_introspection_proto_rawDesc = "" +
 	"\vquarantined\x18\x04 \x01(\bR\vquarantined\"4\n" +
 	"\x06Repair\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x14\n" +
-	"\x05error\x18\x02 \x01(\tR\x05error2\xed\x01\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error2\xc1\x02\n" +
 	"\rIntrospection\x12C\n" +
 	"\x04Tree\x12\x1c.troupe.debug.v1.TreeRequest\x1a\x1d.troupe.debug.v1.TreeResponse\x12O\n" +
 	"\bTimeline\x12 .troupe.debug.v1.TimelineRequest\x1a!.troupe.debug.v1.TimelineResponse\x12F\n" +
-	"\x05Check\x12\x1d.troupe.debug.v1.CheckRequest\x1a\x1e.troupe.debug.v1.CheckResponseB/Z-github.com/troupe-run/troupe/messages/debugv1b\x06proto3"
+	"\x05Check\x12\x1d.troupe.debug.v1.CheckRequest\x1a\x1e.troupe.debug.v1.CheckResponse\x12R\n" +
+	"\tLeftovers\x12!.troupe.debug.v1.LeftoversRequest\x1a\".troupe.debug.v1.LeftoversResponseB/Z-github.com/troupe-run/troupe/messages/debugv1b\x06proto3"
 
 var (
 	file_introspection_proto_rawDescOnce sync.Once
@@ -777,7 +980,7 @@ func file_introspection_proto_rawDescGZIP() []byte {
 	return file_introspection_proto_rawDescData
 }
 
-var file_introspection_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_introspection_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_introspection_proto_goTypes = []any{
 	(*TreeRequest)(nil),           // 0: troupe.debug.v1.TreeRequest
 	(*TreeResponse)(nil),          // 1: troupe.debug.v1.TreeResponse
@@ -788,32 +991,41 @@ var file_introspection_proto_goTypes = []any{
 	(*Edge)(nil),                  // 6: troupe.debug.v1.Edge
 	(*CheckRequest)(nil),          // 7: troupe.debug.v1.CheckRequest
 	(*CheckResponse)(nil),         // 8: troupe.debug.v1.CheckResponse
-	(*Damage)(nil),                // 9: troupe.debug.v1.Damage
-	(*Repair)(nil),                // 10: troupe.debug.v1.Repair
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 12: google.protobuf.Duration
+	(*LeftoversRequest)(nil),      // 9: troupe.debug.v1.LeftoversRequest
+	(*LeftoversResponse)(nil),     // 10: troupe.debug.v1.LeftoversResponse
+	(*Leftover)(nil),              // 11: troupe.debug.v1.Leftover
+	(*Damage)(nil),                // 12: troupe.debug.v1.Damage
+	(*Repair)(nil),                // 13: troupe.debug.v1.Repair
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
 }
 var file_introspection_proto_depIdxs = []int32{
 	2,  // 0: troupe.debug.v1.TreeResponse.actors:type_name -> troupe.debug.v1.Actor
-	11, // 1: troupe.debug.v1.Actor.since:type_name -> google.protobuf.Timestamp
+	14, // 1: troupe.debug.v1.Actor.since:type_name -> google.protobuf.Timestamp
 	5,  // 2: troupe.debug.v1.TimelineResponse.lives:type_name -> troupe.debug.v1.Life
-	11, // 3: troupe.debug.v1.Life.since:type_name -> google.protobuf.Timestamp
+	14, // 3: troupe.debug.v1.Life.since:type_name -> google.protobuf.Timestamp
 	6,  // 4: troupe.debug.v1.Life.edges:type_name -> troupe.debug.v1.Edge
-	11, // 5: troupe.debug.v1.Edge.at:type_name -> google.protobuf.Timestamp
-	12, // 6: troupe.debug.v1.Edge.took:type_name -> google.protobuf.Duration
-	9,  // 7: troupe.debug.v1.CheckResponse.damage:type_name -> troupe.debug.v1.Damage
-	10, // 8: troupe.debug.v1.CheckResponse.repairs:type_name -> troupe.debug.v1.Repair
-	0,  // 9: troupe.debug.v1.Introspection.Tree:input_type -> troupe.debug.v1.TreeRequest
-	3,  // 10: troupe.debug.v1.Introspection.Timeline:input_type -> troupe.debug.v1.TimelineRequest
-	7,  // 11: troupe.debug.v1.Introspection.Check:input_type -> troupe.debug.v1.CheckRequest
-	1,  // 12: troupe.debug.v1.Introspection.Tree:output_type -> troupe.debug.v1.TreeResponse
-	4,  // 13: troupe.debug.v1.Introspection.Timeline:output_type -> troupe.debug.v1.TimelineResponse
-	8,  // 14: troupe.debug.v1.Introspection.Check:output_type -> troupe.debug.v1.CheckResponse
-	12, // [12:15] is the sub-list for method output_type
-	9,  // [9:12] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	14, // 5: troupe.debug.v1.Edge.at:type_name -> google.protobuf.Timestamp
+	15, // 6: troupe.debug.v1.Edge.took:type_name -> google.protobuf.Duration
+	12, // 7: troupe.debug.v1.CheckResponse.damage:type_name -> troupe.debug.v1.Damage
+	13, // 8: troupe.debug.v1.CheckResponse.repairs:type_name -> troupe.debug.v1.Repair
+	11, // 9: troupe.debug.v1.CheckResponse.leftovers:type_name -> troupe.debug.v1.Leftover
+	11, // 10: troupe.debug.v1.LeftoversResponse.leftovers:type_name -> troupe.debug.v1.Leftover
+	14, // 11: troupe.debug.v1.Leftover.since:type_name -> google.protobuf.Timestamp
+	14, // 12: troupe.debug.v1.Leftover.due:type_name -> google.protobuf.Timestamp
+	0,  // 13: troupe.debug.v1.Introspection.Tree:input_type -> troupe.debug.v1.TreeRequest
+	3,  // 14: troupe.debug.v1.Introspection.Timeline:input_type -> troupe.debug.v1.TimelineRequest
+	7,  // 15: troupe.debug.v1.Introspection.Check:input_type -> troupe.debug.v1.CheckRequest
+	9,  // 16: troupe.debug.v1.Introspection.Leftovers:input_type -> troupe.debug.v1.LeftoversRequest
+	1,  // 17: troupe.debug.v1.Introspection.Tree:output_type -> troupe.debug.v1.TreeResponse
+	4,  // 18: troupe.debug.v1.Introspection.Timeline:output_type -> troupe.debug.v1.TimelineResponse
+	8,  // 19: troupe.debug.v1.Introspection.Check:output_type -> troupe.debug.v1.CheckResponse
+	10, // 20: troupe.debug.v1.Introspection.Leftovers:output_type -> troupe.debug.v1.LeftoversResponse
+	17, // [17:21] is the sub-list for method output_type
+	13, // [13:17] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_introspection_proto_init() }
@@ -827,7 +1039,7 @@ func file_introspection_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_introspection_proto_rawDesc), len(file_introspection_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,9 +24,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Introspection_Tree_FullMethodName     = "/troupe.debug.v1.Introspection/Tree"
-	Introspection_Timeline_FullMethodName = "/troupe.debug.v1.Introspection/Timeline"
-	Introspection_Check_FullMethodName    = "/troupe.debug.v1.Introspection/Check"
+	Introspection_Tree_FullMethodName      = "/troupe.debug.v1.Introspection/Tree"
+	Introspection_Timeline_FullMethodName  = "/troupe.debug.v1.Introspection/Timeline"
+	Introspection_Check_FullMethodName     = "/troupe.debug.v1.Introspection/Check"
+	Introspection_Leftovers_FullMethodName = "/troupe.debug.v1.Introspection/Leftovers"
 )
 
 // IntrospectionClient is the client API for Introspection service.
@@ -41,6 +42,8 @@ type IntrospectionClient interface {
 	// Check reads the whole image store again, for damage. It answers when it has
 	// ended, which can take long; Tree shows how far it is (the checker's step).
 	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error)
+	// Leftovers looks through the node for what no pod owns.
+	Leftovers(ctx context.Context, in *LeftoversRequest, opts ...grpc.CallOption) (*LeftoversResponse, error)
 }
 
 type introspectionClient struct {
@@ -81,6 +84,16 @@ func (c *introspectionClient) Check(ctx context.Context, in *CheckRequest, opts 
 	return out, nil
 }
 
+func (c *introspectionClient) Leftovers(ctx context.Context, in *LeftoversRequest, opts ...grpc.CallOption) (*LeftoversResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LeftoversResponse)
+	err := c.cc.Invoke(ctx, Introspection_Leftovers_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // IntrospectionServer is the server API for Introspection service.
 // All implementations must embed UnimplementedIntrospectionServer
 // for forward compatibility.
@@ -93,6 +106,8 @@ type IntrospectionServer interface {
 	// Check reads the whole image store again, for damage. It answers when it has
 	// ended, which can take long; Tree shows how far it is (the checker's step).
 	Check(context.Context, *CheckRequest) (*CheckResponse, error)
+	// Leftovers looks through the node for what no pod owns.
+	Leftovers(context.Context, *LeftoversRequest) (*LeftoversResponse, error)
 	mustEmbedUnimplementedIntrospectionServer()
 }
 
@@ -111,6 +126,9 @@ func (UnimplementedIntrospectionServer) Timeline(context.Context, *TimelineReque
 }
 func (UnimplementedIntrospectionServer) Check(context.Context, *CheckRequest) (*CheckResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Check not implemented")
+}
+func (UnimplementedIntrospectionServer) Leftovers(context.Context, *LeftoversRequest) (*LeftoversResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Leftovers not implemented")
 }
 func (UnimplementedIntrospectionServer) mustEmbedUnimplementedIntrospectionServer() {}
 func (UnimplementedIntrospectionServer) testEmbeddedByValue()                       {}
@@ -187,6 +205,24 @@ func _Introspection_Check_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Introspection_Leftovers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LeftoversRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IntrospectionServer).Leftovers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Introspection_Leftovers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IntrospectionServer).Leftovers(ctx, req.(*LeftoversRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Introspection_ServiceDesc is the grpc.ServiceDesc for Introspection service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -205,6 +241,10 @@ var Introspection_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Check",
 			Handler:    _Introspection_Check_Handler,
+		},
+		{
+			MethodName: "Leftovers",
+			Handler:    _Introspection_Leftovers_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
