@@ -68,7 +68,7 @@ func excused(code codes.Code, text string) bool {
 	if code == codes.Internal {
 		// The bytes are no such message: grpc-go says so before anything of
 		// ours hears of it.
-		return strings.HasPrefix(text, "grpc: error unmarshalling request")
+		return strings.HasPrefix(text, "grpc: ") && strings.Contains(text, "unmarshal")
 	}
 	// The words that the kubelet looks for behind this code (cri/status.go).
 	return slices.ContainsFunc([]string{"RegistryUnavailable", "SignatureValidationFailed", "RROUnsupported", "ImageVolumeMountFailed"},

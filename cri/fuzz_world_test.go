@@ -83,6 +83,9 @@ func newWorld(t *testing.T) *world {
 
 // furnish makes what requests are about.
 func (w *world) furnish(ctx context.Context) {
+	for view := w.tree.View(); !view.Runtime().OK || !view.Network().OK; time.Sleep(time.Millisecond) {
+		w.must(ctx.Err())
+	}
 	_, err := runtime.NewImageServiceClient(w.conn).PullImage(ctx, &runtime.PullImageRequest{Image: &runtime.ImageSpec{Image: image}})
 	w.must(err)
 	config := validPod()

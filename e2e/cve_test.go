@@ -20,6 +20,7 @@ import (
 func TestASysctlCannotSmuggleInAnother(t *testing.T) {
 	n := theNode(t)
 	before := must(os.ReadFile("/proc/sys/kernel/core_pattern"))(t)
+	t.Cleanup(func() { ok(t, os.WriteFile("/proc/sys/kernel/core_pattern", before, 0o644)) }) // of this machine
 	for _, sysctls := range []map[string]string{
 		{"kernel.shm_rmid_forced": "1+kernel.core_pattern=|/bin/x"},
 		{"kernel.shm_rmid_forced": "1\nkernel.core_pattern=|/bin/x"},
