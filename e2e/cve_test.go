@@ -144,3 +144,18 @@ func TestMasksAndReadOnlyPathsHold(t *testing.T) {
 func evilImage() harness.ImageSpec {
 	return harness.ImageSpec{Cmd: []string{"sleep", "100000"}, Files: map[string]string{"dev/null": "not a device", "proc/keys": "not proc", "proc/self/attr/exec": ""}}
 }
+
+// CVE-2026-53488 (containerd): labels of an image became the container's, and
+// a plugin ran what one of them names.
+func TestLabelsOfAnImageAreNotTheContainers(t *testing.T) {
+	n := theNode(t)
+	ref, _ := n.made(t, "labels", harness.ImageSpec{Labels: map[string]string{"containerd.io/restart.loguri": "binary:///bin/touch?/evil", "run.oci.x": "y"}})
+	n.run(t, "pull", ref)
+	t.Cleanup(func() { _ = n.removeImage(t, ref) })
+	p := n.pod(t)
+	c := p.create(t, "true", func(c *runtime.ContainerConfig) { c.Image.Image = ref })
+	if s := c.status(t); len(s.Labels)+len(s.Annotations) > 0 {
+		t.Errorf("labels %v, annotations %v", s.Labels, s.Annotations)
+	}
+	n.remove(t, p.id)
+}

@@ -104,7 +104,8 @@ func TestAConsoleThatIsALinkIsNotFollowed(t *testing.T) {
 		ok(t, os.Mkdir(filepath.Join(dir, sub), 0o755))
 	}
 	p := n.pod(t)
-	id, err := p.createErr(t, mount(&runtime.Mount{ContainerPath: "/dev", HostPath: dir}), func(c *runtime.ContainerConfig) { c.Tty = true })
+	id, err := p.createErr(t, mount(&runtime.Mount{ContainerPath: "/dev", HostPath: dir}), mount(&runtime.Mount{ContainerPath: "/dev/pts", HostPath: "/dev/pts"}),
+		func(c *runtime.ContainerConfig) { c.Tty = true })
 	if err == nil {
 		_, err = n.cri.Runtime.StartContainer(t.Context(), &runtime.StartContainerRequest{ContainerId: id})
 	}
@@ -125,7 +126,7 @@ func TestAPodOnTheNodesNetworkCannotSetItsSysctls(t *testing.T) {
 	t.Cleanup(func() { ok(t, os.WriteFile(file, before, 0o644)) })
 	err := n.runPod(t, "", n.podConfig(t, func(c *runtime.PodSandboxConfig) {
 		c.Linux.Sysctls = map[string]string{"net.ipv4.ip_default_ttl": "33"}
-		c.Linux.SecurityContext.NamespaceOptions.Network = runtime.NamespaceMode_NODE
+		c.Linux.SecurityContext = &runtime.LinuxSandboxSecurityContext{NamespaceOptions: &runtime.NamespaceOption{Network: runtime.NamespaceMode_NODE}}
 	}))
 	refused(t, err, code(codes.InvalidArgument), "sysctl")
 	equal(t, "the node's", string(must(os.ReadFile(file))(t)), string(before))
@@ -163,9 +164,9 @@ func TestUsersOfTheNodeReachNothingOfContainers(t *testing.T) {
 			mode := info.Mode()
 			switch open := mode.Perm() & 0o007; {
 			case mode.Type() == fs.ModeSymlink:
-			case mode.IsDir() && open&0o001 == 0:
-				return fs.SkipDir // nobody gets further
-			case mode.IsDir() && open&0o006 != 0 && d.Name() != "pause-root": // there is only our own program in it
+			case mode.IsDir() && (open&0o001 == 0 || d.Name() == "pause-root"):
+				return fs.SkipDir // nobody gets further; or there is only our own program
+			case mode.IsDir() && open&0o006 != 0:
 				t.Errorf("every user of the node may list or change %s (%s)", path, mode)
 				return fs.SkipDir
 			case !mode.IsDir() && open != 0:
