@@ -19,9 +19,12 @@ var tooMany = append(append([]byte{30<<3&0x7f | 0x80, 1}, bytes.Repeat([]byte{0x
 // process would be those in it.
 func TestAProcessInAMessageThatOnlyCRIUCanReadIsRefused(t *testing.T) {
 	dir := t.TempDir()
-	good := inner(5, inner(10, number(1, 5), number(10, 0)), number(11, 2), number(12, 0))
+	good := inner(5, inner(10, number(1, 5), number(3, 5), number(5, 5), number(7, 5)), number(11, 2), number(12, 0))
 	root := inner(5, inner(10, number(1, 0), number(10, 1<<21)), tooMany)
 	want := rights{spec: &specs.Process{User: specs.User{UID: 5}}}
+	if err := want.check(image(t, dir, "core-1.img", good)); err != nil {
+		t.Fatal(err)
+	}
 	for what, core := range map[string][]byte{"after it": append(append([]byte{}, good...), root...), "before it": append(append([]byte{}, root...), good...)} {
 		if err := want.check(image(t, dir, "core-1.img", core)); err == nil {
 			t.Errorf("%s: a process of root passes", what)
