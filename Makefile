@@ -18,7 +18,7 @@ TOOLS        := .cache/tools/bin
 RACE := ./messages/... ./actors/... ./supervisor/... ./cri/... ./cmd/troupe/...
 
 .DEFAULT_GOAL := help
-.PHONY: recovery sim help setup build test e2e critest vm-test lint bench bench-pull demo install deps clean tools peers kubelet kubelet-test unit race kernel fuzz
+.PHONY: recovery sim help setup build test e2e critest vm-test lint bench bench-pull demo install deps clean tools peers kubelet kubelet-test unit race kernel fuzz cve-test
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,7 +53,10 @@ sim: ## try SEEDS=300 fresh seeds in the simulator; a failure prints its seed
 	CGO_ENABLED=0 go test -count=1 ./simulations -run Faults -seeds=$(SEEDS)
 
 fuzz: ## try strangers' bytes on what parses them, FUZZTIME=60s each; TARGETS= names some (as root)
-	@FUZZTIME='$(FUZZTIME)' TARGETS='$(TARGETS)' ./tools/fuzz.sh '$(PURE_TAGS)'
+	@FUZZTIME='$(FUZZTIME)' TARGETS='$(TARGETS)' ./tools/fuzz.sh '$(PURE_TAGS)' '$(MONITOR_TAGS)'
+
+cve-test: tools ## try each published hole of the other runtimes on a build with our guard and one without; CVE= names some (as root)
+	@CGO_ENABLED=0 go build -trimpath -o .cache/cve ./e2e/cve && ./.cache/cve -run '$(CVE)'
 
 lint: ## gofumpt, vet, staticcheck, and govulncheck where its database can be reached
 	@./tools/lint.sh '$(PURE_TAGS)' '$(MONITOR_TAGS)'

@@ -20,6 +20,7 @@ import (
 func TestASysctlCannotSmuggleInAnother(t *testing.T) {
 	n := theNode(t)
 	before := must(os.ReadFile("/proc/sys/kernel/core_pattern"))(t)
+	t.Cleanup(func() { ok(t, os.WriteFile("/proc/sys/kernel/core_pattern", before, 0o644)) }) // of this machine
 	for _, sysctls := range []map[string]string{
 		{"kernel.shm_rmid_forced": "1+kernel.core_pattern=|/bin/x"},
 		{"kernel.shm_rmid_forced": "1\nkernel.core_pattern=|/bin/x"},
@@ -142,4 +143,19 @@ func TestMasksAndReadOnlyPathsHold(t *testing.T) {
 
 func evilImage() harness.ImageSpec {
 	return harness.ImageSpec{Cmd: []string{"sleep", "100000"}, Files: map[string]string{"dev/null": "not a device", "proc/keys": "not proc", "proc/self/attr/exec": ""}}
+}
+
+// CVE-2026-53488 (containerd): labels of an image became the container's, and
+// a plugin ran what one of them names.
+func TestLabelsOfAnImageAreNotTheContainers(t *testing.T) {
+	n := theNode(t)
+	ref, _ := n.made(t, "labels", harness.ImageSpec{Labels: map[string]string{"containerd.io/restart.loguri": "binary:///bin/touch?/evil", "run.oci.x": "y"}})
+	n.run(t, "pull", ref)
+	t.Cleanup(func() { _ = n.removeImage(t, ref) })
+	p := n.pod(t)
+	c := p.create(t, "true", func(c *runtime.ContainerConfig) { c.Image.Image = ref })
+	if s := c.status(t); len(s.Labels)+len(s.Annotations) > 0 {
+		t.Errorf("labels %v, annotations %v", s.Labels, s.Annotations)
+	}
+	n.remove(t, p.id)
 }

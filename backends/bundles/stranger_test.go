@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/troupe-run/troupe/messages"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // allocated runs f and says how many bytes it took from the heap in all.
@@ -98,4 +99,29 @@ func TestALineThatIsTooLongIsRefused(t *testing.T) {
 	b, r := newTest(t, testNode(t)), request(t)
 	put(t, filepath.Join(r.Rootfs, "etc/passwd"), strings.Repeat("x", 1<<20))
 	wantError(t, b, r, messages.Invalid, "/etc/passwd of the image", "too long")
+}
+
+// CVE-2024-40635, CVE-2026-46680 (containerd): a user's number that is too large
+// became another one, root's, or a name that the image gives to root.
+func TestAUserIDThatIsTooLargeIsNotAnotherUser(t *testing.T) {
+	b := newTest(t, testNode(t))
+	for _, id := range []string{"4294967296", "2147483648", "18446744073709551616", "4294967296:0", "0:4294967296", "-1", "0x100000000"} {
+		r := request(t)
+		r.Image.User = id
+		wantError(t, b, r, messages.Invalid, "USER")
+	}
+	for _, line := range []string{"big:x:4294967296:0::/:\n", "big:x:0:4294967296::/:\n", "big:x:-1:0::/:\n"} {
+		r := request(t)
+		put(t, filepath.Join(r.Rootfs, "etc/passwd"), line)
+		r.Image.User = "big"
+		wantError(t, b, r, messages.Invalid, "big")
+	}
+	r := request(t)
+	sc(&r).RunAsUser = &cri.Int64Value{Value: 1 << 32}
+	wantError(t, b, r, messages.Invalid, "4294967296")
+	// A name of digits, given by the image to root, is no way round runAsNonRoot.
+	put(t, filepath.Join(r.Rootfs, "etc/passwd"), "4294967296:x:0:0::/:\n")
+	sc(&r).RunAsUser = nil
+	r.Image.User = "4294967296"
+	wantError(t, b, r, messages.Invalid, "4294967296")
 }

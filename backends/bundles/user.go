@@ -1,6 +1,8 @@
 package bundles
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -78,6 +80,9 @@ func (b *bundle) wantedUser() (wanted, error) {
 	default:
 		w.user, w.group, _ = strings.Cut(b.r.Image.User, ":")
 		w.fromImage = true
+		if n := cmp.Or(tooLarge(w.user), tooLarge(w.group)); n != "" {
+			return wanted{}, messages.Errorf(messages.Invalid, "%s in the image's USER: a number must be between 0 and %d", n, math.MaxInt32)
+		}
 	}
 	if gid != nil {
 		w.group = strconv.FormatInt(gid.GetValue(), 10)
@@ -178,6 +183,18 @@ func parseID(s string) (uint32, bool) {
 		return 0, false
 	}
 	return uint32(id), true
+}
+
+// tooLarge is a number that is no id, else empty. It must not be looked up as a
+// name: a client is told by ImageStatus that the user has this number, takes it
+// for another than root, and the image's /etc/passwd could call root so
+// (CVE-2026-46680).
+func tooLarge(s string) string {
+	id, err := strconv.ParseInt(s, 10, 64)
+	if errors.Is(err, strconv.ErrRange) || err == nil && !validID(id) {
+		return s
+	}
+	return ""
 }
 
 // unique drops repeated values and keeps the order.

@@ -104,13 +104,20 @@ func (c *Client) Connect(ctx context.Context, fact func(messages.ProcessState), 
 		c.lose(nil, err)
 		return err
 	}
+	tell := func(st wire.State) {
+		if known(st) {
+			fact(processState(st))
+			return
+		}
+		c.cfg.Log.Error("troupe-monitor tells a state that is not known: is it of another version?", "pod", st.Pod, "container", st.Container, "state", st.Status)
+	}
 	for _, st := range states {
-		fact(processState(st))
+		tell(st)
 	}
 	c.have(s)
 	ready()
 	for st, ok := s.nextEvent(); ok; st, ok = s.nextEvent() {
-		fact(processState(st))
+		tell(st)
 	}
 	err = messages.Errorf(messages.Unavailable, "the connection to troupe-monitor (pid %d) ended: %w", s.monitorPid, s.cause())
 	if ctx.Err() != nil {

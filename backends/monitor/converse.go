@@ -31,8 +31,8 @@ func (c *Client) converse(ctx context.Context, l *link, op string, request any) 
 	defer nc.Close()
 	stop := context.AfterFunc(ctx, func() { _ = nc.Close() })
 	defer stop()
-	t := &talk{nc: nc.(*net.UnixConn)}
-	defer t.closeFds()
+	t := &talk{nc: nc.(*net.UnixConn), fd: -1}
+	defer t.closeFd()
 	t.r = bufio.NewReader(t)
 	var hello wire.Hello
 	if err := t.ask(wire.OpHello, wire.Hello{Version: wire.Version}, &hello, nil); err != nil {
@@ -43,19 +43,22 @@ func (c *Client) converse(ctx context.Context, l *link, op string, request any) 
 	if err := t.send(wire.Frame{ID: 2, Op: op}, request, l); err != nil {
 		return nil, lost(ctx, hello.Pid, err)
 	}
-	for {
+	for began := false; ; {
 		f, err := wire.Read(t.r)
 		switch {
 		case err != nil && t.over.Load():
 			return nil, nil
 		case err != nil:
 			return nil, lost(ctx, hello.Pid, err)
+		case f.Op == wire.EventStarted && began:
+			return nil, messages.Errorf(messages.Unavailable, "the session with troupe-monitor (pid %d) is broken: it was begun twice", hello.Pid)
 		case f.Op == wire.EventStarted:
+			began = true
 			var started wire.Started
 			if err := json.Unmarshal(f.Body, &started); err != nil {
 				return nil, fmt.Errorf("decode the start of a session: %w", err)
 			}
-			if err := l.accept(started, t.takeFds()); err != nil {
+			if err := l.accept(started, t.takeFd()); err != nil {
 				return nil, fmt.Errorf("the descriptors of a session: %w", err)
 			}
 			l.run(ctx, func() { t.stdinDone(l) })
@@ -78,9 +81,9 @@ func lost(ctx context.Context, pid int, err error) error {
 
 // talk reads and writes frames and what descriptors come with them.
 type talk struct {
-	nc  *net.UnixConn
-	r   *bufio.Reader
-	fds []int
+	nc *net.UnixConn
+	r  *bufio.Reader
+	fd int // came with a frame; -1: none
 
 	write sync.Mutex
 	over  atomic.Bool // we have ended the session
@@ -108,21 +111,33 @@ func (t *talk) Read(p []byte) (int, error) {
 	if parsed, parseErr := unix.ParseSocketControlMessage(oob[:oobn]); parseErr == nil {
 		for _, m := range parsed {
 			if fds, err := unix.ParseUnixRights(&m); err == nil {
-				t.fds = append(t.fds, fds...)
+				t.keep(fds)
 			}
 		}
 	}
 	return n, nil
 }
 
-func (t *talk) takeFds() []int {
-	fds := t.fds
-	t.fds = nil
-	return fds
+// keep keeps the one descriptor that a session can have; others are closed.
+func (t *talk) keep(fds []int) {
+	for _, fd := range fds {
+		if t.fd < 0 {
+			t.fd = fd
+		} else {
+			_ = unix.Close(fd)
+		}
+	}
 }
 
-func (t *talk) closeFds() {
-	for _, fd := range t.takeFds() {
+// takeFd hands the descriptor over; -1: there is none.
+func (t *talk) takeFd() int {
+	fd := t.fd
+	t.fd = -1
+	return fd
+}
+
+func (t *talk) closeFd() {
+	if fd := t.takeFd(); fd >= 0 {
 		_ = unix.Close(fd)
 	}
 }

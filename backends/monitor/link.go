@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -87,17 +88,22 @@ func (l *link) close() {
 }
 
 // accept takes in the descriptor that came with the start of the session.
-func (l *link) accept(s wire.Started, fds []int) error {
+// -1: none did.
+func (l *link) accept(s wire.Started, fd int) error {
 	l.closeTheirs()
-	if len(fds) == 0 {
+	if fd < 0 {
 		return nil
 	}
-	f, err := pollable(fds[0])
+	f, err := pollable(fd)
 	if err != nil {
 		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.stdin != nil || s.TTY && !l.attach && l.stdout != nil {
+		_ = f.Close()
+		return errors.New("the monitor sends one that was not asked for")
+	}
 	if !s.TTY {
 		l.stdin = f
 		return nil

@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"context"
+	"slices"
 
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/backends/monitor/wire"
@@ -23,11 +24,11 @@ func (c *Client) Create(ctx context.Context, r backends.ProcessRequest) (message
 	if r.Images != "" {
 		op = wire.OpCreateRestored
 	}
-	st, err := call[wire.State](ctx, c, op, wire.Create{
-		Ref: wire.Ref{Pod: r.Pod, Container: r.Container}, Bundle: r.Bundle, LogPath: r.LogPath,
+	ref := wire.Ref{Pod: r.Pod, Container: r.Container}
+	return c.state(ctx, ref, op, wire.Create{
+		Ref: ref, Bundle: r.Bundle, LogPath: r.LogPath,
 		Stdin: r.Stdin, StdinOnce: r.StdinOnce, TTY: r.TTY, Pause: r.Pause, Runtime: rt, Images: r.Images,
 	})
-	return processState(st), err
 }
 
 // runtimeOf is nil for libcontainer.
@@ -46,8 +47,8 @@ func (c *Client) runtimeOf(handler string) (*wire.Runtime, error) {
 // Start lets the user's command run. An error of kind Internal leaves the
 // container exited with code 128.
 func (c *Client) Start(ctx context.Context, pod, container string) (messages.ProcessState, error) {
-	st, err := call[wire.State](ctx, c, wire.OpStart, wire.Ref{Pod: pod, Container: container})
-	return processState(st), err
+	ref := wire.Ref{Pod: pod, Container: container}
+	return c.state(ctx, ref, wire.OpStart, ref)
 }
 
 // Signal sends a signal to init, or to every process of the container.
@@ -58,8 +59,8 @@ func (c *Client) Signal(ctx context.Context, pod, container, signal string, all 
 
 // State is the truth about an init process at this moment.
 func (c *Client) State(ctx context.Context, pod, container string) (messages.ProcessState, error) {
-	st, err := call[wire.State](ctx, c, wire.OpState, wire.Ref{Pod: pod, Container: container})
-	return processState(st), err
+	ref := wire.Ref{Pod: pod, Container: container}
+	return c.state(ctx, ref, wire.OpState, ref)
 }
 
 // Delete kills what is left and forgets the container.
@@ -105,6 +106,25 @@ func (c *Client) Drop(ctx context.Context, h backends.Held) error {
 func (c *Client) Quit(ctx context.Context) error {
 	_, err := call[none](ctx, c, wire.OpQuit, nil)
 	return err
+}
+
+// state does a request whose answer is a container's state.
+func (c *Client) state(ctx context.Context, ref wire.Ref, op string, request any) (messages.ProcessState, error) {
+	st, err := call[wire.State](ctx, c, op, request)
+	if err == nil && (st.Ref != ref || !known(st)) {
+		err = messages.Errorf(messages.Internal, "troupe-monitor answered %q about pod %s, container %s with %q about pod %s, container %s: is it of another version?",
+			op, ref.Pod, ref.Container, st.Status, st.Pod, st.Container)
+	}
+	if err != nil {
+		return messages.ProcessState{}, err
+	}
+	return processState(st), nil
+}
+
+// known says whether a state can be understood. Actors are not told others:
+// nothing true follows from them.
+func known(s wire.State) bool {
+	return slices.Contains([]string{wire.Created, wire.Running, wire.Exited, wire.Gone}, s.Status)
 }
 
 func processState(s wire.State) messages.ProcessState {

@@ -18,6 +18,11 @@ import (
 
 var errNoConnection = errors.New("there is no connection")
 
+// mostEvents is how many exits may wait to be heard. There are not so many
+// containers on a node; a monitor that tells more is left, and the next
+// connection begins with the truth.
+const mostEvents = 1 << 16
+
 // writeTimeout is how long the monitor may take to read a request.
 const writeTimeout = 30 * time.Second
 
@@ -152,7 +157,12 @@ func (s *session) read() {
 			default:
 			}
 		}
+		tooMany := len(s.events) > mostEvents
 		s.mu.Unlock()
+		if tooMany {
+			s.end(fmt.Errorf("%d exits were told and not heard yet: the monitor tells what cannot be", mostEvents))
+			return
+		}
 	}
 }
 

@@ -178,7 +178,11 @@ func readFilters(file string) (filters []filter, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, m := range image.messages(seccompFilters) {
+	all, err := image.messages(seccompFilters)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range all {
 		f := filter{first: true}
 		if len(m[1]) == 1 {
 			f.program = m[1][0].bytes
@@ -249,18 +253,23 @@ func (m message) numbers(field int) (all []uint64) {
 	return all
 }
 
-func (m message) messages(field int) (all []message) {
+// messages are those of a field. One that cannot be read is not passed over:
+// CRIU's reader takes what this one refuses (a number of more than 64 bits), and
+// the checks would be of other messages than those that count.
+func (m message) messages(field int) (all []message, err error) {
 	for _, v := range m[uint64(field)] {
-		if inner, err := parse(v.bytes); err == nil {
-			all = append(all, inner)
+		inner, err := parse(v.bytes)
+		if err != nil {
+			return nil, err
 		}
+		all = append(all, inner)
 	}
-	return all
+	return all, nil
 }
 
 // message is the only one; of several a reader would have to merge them.
 func (m message) message(field int) message {
-	if all := m.messages(field); len(all) == 1 {
+	if all, err := m.messages(field); err == nil && len(all) == 1 {
 		return all[0]
 	}
 	return nil

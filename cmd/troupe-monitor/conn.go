@@ -28,6 +28,7 @@ type conn struct {
 
 	mu      sync.Mutex
 	pending map[uint64]context.CancelFunc // requests that can be canceled
+	running int                           // requests that have not ended
 }
 
 const (
@@ -35,6 +36,9 @@ const (
 	// with the next event it is dropped, and reads the truth when it is back.
 	outQueue     = 4096
 	writeTimeout = 30 * time.Second
+	// mostRequests is how many may be under way for a connection. The daemon's
+	// lanes let through some hundreds.
+	mostRequests = 4096
 )
 
 // serve reads requests until the connection ends.
@@ -136,12 +140,13 @@ func (c *conn) request(f wire.Frame) {
 		c.m.endSoon()
 		return
 	}
-	ctx, cancel := context.WithCancel(c.ctx)
-	c.mu.Lock()
-	c.pending[f.ID] = cancel
-	c.mu.Unlock()
+	ctx, err := c.admit(f.ID)
+	if err != nil {
+		c.answer(f.ID, nil, err)
+		return
+	}
 	c.m.guard("request "+f.Op, func() {
-		defer c.cancel(f.ID)
+		defer c.done(f.ID)
 		answered := false
 		defer func() {
 			if !answered { // a panic
@@ -152,6 +157,31 @@ func (c *conn) request(f wire.Frame) {
 		answered = true
 		c.answer(f.ID, v, err)
 	})
+}
+
+// admit takes a request in, or says why not. Two of one id could not be told
+// apart: the end of the one would be that of the other.
+func (c *conn) admit(id uint64) (context.Context, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch _, there := c.pending[id]; {
+	case there:
+		return nil, failf(wire.Invalid, "there is a request %d already", id)
+	case c.running >= mostRequests:
+		return nil, failf(wire.Busy, "%d requests are under way, which is the limit", c.running)
+	}
+	ctx, cancel := context.WithCancel(c.ctx)
+	c.pending[id] = cancel
+	c.running++
+	return ctx, nil
+}
+
+// done is the end of a request that was admitted.
+func (c *conn) done(id uint64) {
+	c.cancel(id)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.running--
 }
 
 func (c *conn) cancel(id uint64) {

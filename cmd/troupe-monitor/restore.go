@@ -55,6 +55,9 @@ func (c *container) keepForRestore(rec record, spec *specs.Spec) error {
 	if err := c.m.confined(filepath.Join(rec.Images, "checkpoint"), spec); err != nil {
 		return failf(wire.Precondition, "the checkpoint does not fit the container: %v", err)
 	}
+	if err := namedForCRIU(spec); err != nil {
+		return failf(wire.Precondition, "the container cannot be restored: %v", err)
+	}
 	var err error
 	if c.out, err = openLog(rec.LogPath, c.log); err != nil {
 		return err

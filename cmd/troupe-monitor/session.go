@@ -21,7 +21,9 @@ type receiver struct {
 	files []*os.File
 }
 
-// maxFiles is how many descriptors a request may bring.
+// maxFiles is how many descriptors a request may bring. What comes beyond is
+// closed at once: else a client that sends more and more, with requests that
+// take none, would leave no number for anything else.
 const maxFiles = 3
 
 func (r *receiver) Read(p []byte) (int, error) {
@@ -44,7 +46,11 @@ func (r *receiver) keep(oob []byte) {
 	for _, m := range messages {
 		fds, err := unix.ParseUnixRights(&m)
 		for _, fd := range fds {
-			r.files = append(r.files, os.NewFile(uintptr(fd), "client"))
+			if len(r.files) < maxFiles {
+				r.files = append(r.files, os.NewFile(uintptr(fd), "client"))
+			} else {
+				unix.Close(fd)
+			}
 		}
 		if err != nil {
 			return

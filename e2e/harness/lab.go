@@ -146,15 +146,16 @@ func killCgroups(name string) {
 	}
 }
 
-// Tool finds a program: in the project's own tools, then in PATH.
+// Tool finds a program: in the directory that TROUPE_BIN names (e2e/cve puts
+// builds without a guard there), in the project's own tools, then in PATH.
 func Tool(name string) (string, error) {
 	root, err := ProjectRoot()
 	if err != nil {
 		return "", err
 	}
-	for _, dir := range []string{"bin", filepath.Join(".cache", "tools", "bin")} {
-		p := filepath.Join(root, dir, name)
-		if st, err := os.Stat(p); err == nil && st.Mode()&0o111 != 0 {
+	for _, dir := range []string{os.Getenv("TROUPE_BIN"), filepath.Join(root, "bin"), filepath.Join(root, ".cache", "tools", "bin")} {
+		p := filepath.Join(dir, name)
+		if st, err := os.Stat(p); dir != "" && err == nil && st.Mode()&0o111 != 0 {
 			return p, nil
 		}
 	}

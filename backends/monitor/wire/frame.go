@@ -1,8 +1,10 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 )
@@ -51,12 +53,16 @@ func Read(r io.Reader) (Frame, error) {
 	if n > MaxFrame {
 		return Frame{}, fmt.Errorf("a frame of %d bytes is announced, more than the %d allowed: the other side does not speak this protocol", n, MaxFrame)
 	}
-	data := make([]byte, n)
-	if _, err := io.ReadFull(r, data); err != nil {
-		return Frame{}, fmt.Errorf("a frame was cut short: %w", err)
+	// Memory is taken for what has come, not for what was announced.
+	var data bytes.Buffer
+	if got, err := io.CopyN(&data, r, int64(n)); err != nil {
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return Frame{}, fmt.Errorf("a frame was cut short after %d of %d bytes: %w", got, n, err)
 	}
 	var f Frame
-	if err := json.Unmarshal(data, &f); err != nil {
+	if err := json.Unmarshal(data.Bytes(), &f); err != nil {
 		return Frame{}, fmt.Errorf("decode a frame: %w", err)
 	}
 	return f, nil
