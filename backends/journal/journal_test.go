@@ -343,19 +343,21 @@ func TestAHostileIdIsRefused(t *testing.T) {
 // Crash points journal/save/written and journal/remove/removed.
 func TestADaemonThatDiedWithinAWriteOrARemoveLeavesNoDirectory(t *testing.T) {
 	root := t.TempDir()
-	stays, torn, bare := backends.Key{Pod: "stays"}, filepath.Join("stays", "containers", "torn"), filepath.Join("gone", "containers", "bare")
+	stays, gone := backends.Key{Pod: conformance.ID(t)}, conformance.ID(t)
+	torn, bare := filepath.Join(stays.Pod, "containers", conformance.ID(t)), filepath.Join(gone, "containers", conformance.ID(t))
+	owned := filepath.Join(conformance.ID(t), "containers", conformance.ID(t))
 	ok(t, open(t, root).Save(t.Context(), stays, []byte("here")))
-	for _, dir := range []string{torn, bare, "owned/containers/c"} {
+	for _, dir := range []string{torn, bare, owned} {
 		ok(t, os.MkdirAll(filepath.Join(root, "pods", dir), 0o700))
 	}
 	ok(t, os.WriteFile(filepath.Join(root, "pods", torn, ".record-123"), []byte("half a rec"), 0o600))
-	ok(t, os.WriteFile(filepath.Join(root, "pods", "owned/containers/c/of-another"), nil, 0o600))
+	ok(t, os.WriteFile(filepath.Join(root, "pods", owned, "of-another"), nil, 0o600))
 	records, damaged, err := open(t, root).Load(t.Context())
 	ok(t, err)
 	if len(records) != 1 || records[0].Key != stays || len(damaged) > 0 {
 		t.Errorf("loaded %v, damaged %v", records, damaged)
 	}
-	for path, want := range map[string]bool{recordPath("", stays): true, "pods/owned/containers/c/of-another": true, "pods/gone": false, "pods/stays/containers": false} {
+	for path, want := range map[string]bool{recordPath("", stays): true, "pods/" + owned + "/of-another": true, "pods/" + gone: false, "pods/" + stays.Pod + "/containers": false} {
 		if _, err := os.Lstat(filepath.Join(root, path)); (err == nil) != want {
 			t.Errorf("%s is there: %v", path, err == nil)
 		}
