@@ -89,6 +89,7 @@ func DefaultSettings() Settings {
 type Env struct {
 	Clock    Clock
 	NewID    func() string // 64 hex characters
+	Boot     string        // names this boot of the node; "": not known
 	Jobs     Jobs
 	System   *actor.ActorSystem
 	Props    func(path string, producer actor.Producer) *actor.Props

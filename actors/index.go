@@ -406,9 +406,16 @@ func (x *Index) containerIDs(pod string) []string {
 	return ids
 }
 
-// podIDs are all pods there are, listed or not.
-func (x *Index) podIDs() []string {
+// attached are the pods that may have a network, listed or not: all but those
+// that were made before the node was restarted.
+func (x *Index) attached() []string {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	return sortedKeys(x.pods)
+	var ids []string
+	for _, id := range sortedKeys(x.pods) {
+		if !x.pods[id].Past {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }

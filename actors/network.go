@@ -134,7 +134,7 @@ func (n *network) gc() {
 			return nil, err
 		}
 		return nil, n.env.Node.Network.GC(ctx, func() []string {
-			valid := index.podIDs()
+			valid := index.attached()
 			for _, p := range processes {
 				valid = append(valid, p.Pod)
 			}

@@ -150,9 +150,14 @@ func (n *node) load(ctx actor.Context, found adopt) {
 			n.env.Log.Error("a pod's record cannot be used; what it holds is left to the sweeper", "pod", id, "err", err)
 			continue
 		}
+		past := rec.Plan.past(n.env)
+		if past && rec.State == messages.PodReady { // nobody may take it for alive, however short
+			rec.State, rec.Reason = messages.PodNotReady, nodeRestarted
+		}
 		n.env.Index.putPod(&messages.PodSnapshot{
 			ID: id, Config: rec.Plan.Config, Handler: rec.Plan.Handler, CreatedAt: rec.Plan.CreatedAt, State: rec.State, Reason: rec.Reason,
 			Namespaces: rec.Plan.Namespaces, IPs: rec.Plan.IPs, Cgroup: rec.Plan.Cgroup, Listed: rec.State != messages.PodStarting,
+			Past: past,
 		})
 		for _, r := range byPod[id] {
 			n.listContainer(r)

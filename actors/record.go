@@ -3,6 +3,7 @@ package actors
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/troupe-run/troupe/backends"
@@ -109,4 +110,24 @@ func (t timeline) took(at time.Time, step string, took time.Duration, err error)
 		e.Err = err.Error()
 	}
 	return t.with(e)
+}
+
+// RecordedImages are the ids of the images that recorded containers were made
+// from or have as volumes, each once.
+func RecordedImages(records []backends.Record) (ids []string) {
+	for _, r := range records {
+		if r.Container == "" {
+			continue
+		}
+		rec, err := decodeContainer(r)
+		if err != nil {
+			continue // nobody can say what it was made from
+		}
+		ids = append(ids, rec.Plan.Image.ID)
+		for _, v := range rec.Plan.Volumes {
+			ids = append(ids, v.ImageID)
+		}
+	}
+	slices.Sort(ids)
+	return slices.DeleteFunc(slices.Compact(ids), func(id string) bool { return id == "" })
 }

@@ -91,7 +91,7 @@ func (s *sandbox) onRestore(ctx actor.Context, m messages.RestorePod) {
 		})
 	}
 	s.running.join(ctx.Sender())
-	s.begin(podPlan{Config: m.Config, Handler: m.Handler, ShmSize: m.ShmSize, Restore: m.Dir})
+	s.begin(podPlan{Boot: s.env.Boot, Config: m.Config, Handler: m.Handler, ShmSize: m.ShmSize, Restore: m.Dir})
 }
 
 // restoreContainers has them created, side by side.

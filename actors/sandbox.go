@@ -215,7 +215,7 @@ func (s *sandbox) publish() {
 		ID: s.id, Config: s.plan.Config, Handler: s.plan.Handler, CreatedAt: s.plan.CreatedAt,
 		State: s.state, Reason: s.reason, Activity: act, Timeline: s.past,
 		Namespaces: s.plan.Namespaces, IPs: s.plan.IPs, Cgroup: s.plan.Cgroup,
-		Listed: s.state != messages.PodStarting,
+		Listed: s.state != messages.PodStarting, Past: s.plan.past(s.env),
 	})
 	s.env.Index.putActor(messages.ActorInfo{
 		Path: s.self.Id, Kind: "sandbox", State: string(s.state), Since: s.since, Step: s.step, Owns: s.owns(),
@@ -296,7 +296,7 @@ func (s *sandbox) onRun(ctx actor.Context, m messages.RunPod) {
 	switch s.state {
 	case "":
 		s.running.join(ctx.Sender())
-		s.begin(podPlan{Config: m.Config, Handler: m.Handler, ShmSize: m.ShmSize})
+		s.begin(podPlan{Boot: s.env.Boot, Config: m.Config, Handler: m.Handler, ShmSize: m.ShmSize})
 	case messages.PodStarting:
 		if s.plan.Restore != "" {
 			s.refuse(ctx.Sender())
@@ -356,7 +356,11 @@ func (s *sandbox) returned(to phase, err error) {
 		return
 	}
 	s.plan.Namespaces, s.plan.IPs = messages.Namespaces{}, nil
-	s.become(messages.PodNotReady, "stopped")
+	reason := "stopped"
+	if s.plan.past(s.env) {
+		reason = nodeRestarted
+	}
+	s.become(messages.PodNotReady, reason)
 	s.journal()
 	s.stopping.answer(s.env, messages.None{}, nil)
 	if len(s.removing) > 0 {

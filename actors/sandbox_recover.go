@@ -119,6 +119,10 @@ func (s *sandbox) resume(f found, spawn func(string) *actor.PID) {
 		s.unwind(onRemove, true)
 	case messages.PodReady:
 		s.become(messages.PodReady, "")
+		if s.plan.past(s.env) {
+			s.endPast()
+			return
+		}
 		if reason := s.lost(f); reason != "" {
 			s.become(messages.PodNotReady, reason)
 			s.journal()
@@ -131,13 +135,27 @@ func (s *sandbox) resume(f found, spawn func(string) *actor.PID) {
 		s.goOn()
 	default:
 		s.become(messages.PodNotReady, rec.Reason)
+		if s.plan.past(s.env) && slices.Contains(s.walk.Done, "network") {
+			s.endPast()
+		}
 	}
+}
+
+const nodeRestarted = "the node was restarted"
+
+// endPast stops a pod that a restart of the node has ended, as the kubelet will:
+// its address is given back now, with any network plugin, and its containers are
+// shown as they were, exited at an unknown time if they were running.
+func (s *sandbox) endPast() {
+	s.become(messages.PodStopping, nodeRestarted)
+	s.journal()
+	s.goOn()
 }
 
 // lost says what a pod that was ready has lost, by a reboot for instance.
 func (s *sandbox) lost(f found) string {
 	if !f.pinned {
-		return "the pod's namespaces are gone: the node was restarted"
+		return "the pod's namespaces are gone"
 	}
 	if !hasNoPause(&s.plan) && (s.pauseGone || f.pause.Status != messages.ProcessRunning) {
 		return lostPause

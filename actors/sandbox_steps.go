@@ -43,12 +43,17 @@ type podPlan struct {
 	Labels     messages.Labels           `json:"labels,omitzero"`
 	Files      backends.PodFiles         `json:"files"`
 	Cgroup     string                    `json:"cgroup,omitempty"`
+	Boot       string                    `json:"boot,omitempty"` // of the node, in which all of this was made
 	ShmSize    int64                     `json:"shmSize,omitempty"`
 	PausePid   int                       `json:"pausePid,omitempty"`
 	Restore    string                    `json:"restore,omitempty"`  // the checkpoint it is being made of, until it is ready
 	Children   []string                  `json:"children,omitempty"` // with a record, when one without was found
 	Told       bool                      `json:"told,omitempty"`     // to the node's plugins
 }
+
+// past says whether the pod was made before the node was restarted: whatever it
+// had in the kernel has gone, and its address may be given to others.
+func (p *podPlan) past(env *Env) bool { return p.Boot != "" && env.Boot != "" && p.Boot != env.Boot }
 
 // nothing: the journal writes the record itself before a list's first step, so
 // that everything the node will hold has an owner that survives the daemon.

@@ -77,6 +77,7 @@ type PodSnapshot struct {
 	IPs        []string // the first is the pod's primary address
 	Cgroup     string   // parent of its containers' cgroups
 	Listed     bool     // false until RunPod has succeeded or failed half-way
+	Past       bool     // the node was restarted since it was made
 }
 
 // CRIState is the state as CRI knows it.

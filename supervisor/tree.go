@@ -22,6 +22,7 @@ type Config struct {
 	Log      *slog.Logger
 	Limits   Limits
 	Settings actors.Settings
+	Boot     string // names this boot of the node; "": not known
 }
 
 // Tree is the running actor system:
@@ -55,7 +56,7 @@ func Start(ctx context.Context, c Config) (*Tree, error) {
 	t := &Tree{system: system, workers: newWorkers(work, c.Limits), stop: stop, ended: make(chan struct{})}
 	strategy := &Strategy{Log: c.Log, Index: index, Now: time.Now, Max: 5, Window: time.Minute, GaveUp: t.gaveUp}
 	t.env = &actors.Env{
-		Clock: clock{}, NewID: newID, Jobs: t.workers, System: system, Log: c.Log, Node: c.Node, Index: index, Settings: c.Settings,
+		Clock: clock{}, NewID: newID, Jobs: t.workers, System: system, Log: c.Log, Node: c.Node, Index: index, Settings: c.Settings, Boot: c.Boot,
 		Props: Props(c.Log, index, strategy, unbounded),
 	}
 	ready := make(chan error, 1)

@@ -123,6 +123,7 @@ func (d *daemon) start(ctx context.Context) error {
 		}
 	}
 	d.greet()
+	d.note()
 	if d.machine, err = d.build(d.config.Config, d.log.Logger); err != nil {
 		return fmt.Errorf("the node cannot be used: %w", err)
 	}
@@ -143,7 +144,7 @@ func (d *daemon) startTree(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, recoveryLimit)
 	defer cancel()
 	d.tree, err = supervisor.Start(ctx, supervisor.Config{
-		Node: d.machine.Node, Log: d.log.Logger, Settings: settings,
+		Node: d.machine.Node, Log: d.log.Logger, Settings: settings, Boot: bootID(),
 		Limits: supervisor.Limits{
 			Start: int64(lanes.Start), Stop: int64(lanes.Stop), Probe: int64(lanes.Probe),
 			Image: int64(lanes.Image), Layer: int64(lanes.Layer), Read: int64(lanes.Read),

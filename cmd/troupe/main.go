@@ -79,7 +79,7 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 	flags.StringArrayVar(&o.source.Set, "set", nil, "set one option on top of the files: --set crio.runtime.log_level=debug")
 	o.daemonFlags(root)
 	root.AddCommand(daemonCommand(o, stderr), monitorCommand(o, stderr), configCommand(o), versionCommand(),
-		statusCommand(o), treeCommand(o), timelineCommand(o), imagesCommand(o), checkCommand(o), failpointsCommand())
+		statusCommand(o), treeCommand(o), timelineCommand(o), imagesCommand(o), checkCommand(o), wipeCommand(o, stderr), failpointsCommand())
 	checkArguments(root)
 	return root
 }

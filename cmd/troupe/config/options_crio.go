@@ -17,11 +17,11 @@ var storageOptions = []Option{
 	honoured("crio.imagestore", "", func(c *Config) *string { return &c.Storage.ImageStore },
 		"Images are kept in this directory instead of in root, for a disk of their own. Empty: root.", absolute),
 	known("crio.log_dir", "/var/log/pods", "the kubelet names the log directory of each pod"),
-	known("crio.version_file", "", "a reboot is noticed by what the kernel still has"),
-	known("crio.version_file_persist", "", "an upgrade never wipes images"),
-	known("crio.clean_shutdown_file", "", "every record and layer is checked when it is read"),
-	known("crio.internal_wipe", true, "what a reboot left behind is always swept"),
-	known("crio.internal_repair", true, "not yet; damaged records are quarantined"),
+	known("crio.version_file", "", "a reboot is noticed by the kernel's boot id; pods of before are shown as not ready, not wiped"),
+	known("crio.version_file_persist", "", "an upgrade never wipes images: every version reads the store of the one before"),
+	known("crio.clean_shutdown_file", "", "an unclean shutdown needs no wipe: what did not reach the disk whole is put aside at the start"),
+	known("crio.internal_wipe", true, "nothing is wiped at a start, true or false; `troupe wipe --force` wipes, and what nobody owns is swept"),
+	known("crio.internal_repair", true, "images that are not whole go at every start, true or false; `troupe check` reads all of them again"),
 }
 
 var apiOptions = []Option{
