@@ -1,6 +1,10 @@
 package cri_test
 
-import runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+import (
+	"math/rand/v2"
+
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
 
 // validPod is a pod that has something in most of its fields.
 func validPod() *runtime.PodSandboxConfig {
@@ -57,7 +61,15 @@ func seeds() (all [][]byte) {
 	for i, m := range allMethods() {
 		n := byte(i)
 		number[string(m.Name())] = n
-		all = append(all, []byte{n, 0, 0, 0}, []byte{n, 1, 0, 0}, []byte{n, 1, 2, 0, 0, 1, 1, 0, 0})
+		all = append(all, []byte{n, 0, 0, 0}, []byte{n, 1, 0, 0})
+		chance := rand.New(rand.NewPCG(uint64(i), 7))
+		for range 3 {
+			spoiled := []byte{n, 1, 7}
+			for range 60 {
+				spoiled = append(spoiled, byte(chance.Uint32()))
+			}
+			all = append(all, spoiled)
+		}
 	}
 	var life []byte
 	for _, name := range []string{"RunPodSandbox", "CreateContainer", "StopContainer", "RemoveContainer", "ExecSync", "StopPodSandbox", "RemovePodSandbox", "ListPodSandbox"} {

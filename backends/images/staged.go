@@ -80,7 +80,7 @@ func (s *Store) take(l backends.Layer) *stagedLayer {
 
 // newStaged makes the directory of a layer that is about to be unpacked.
 func (s *Store) newStaged(l backends.Layer) (string, error) {
-	dir, err := os.MkdirTemp(s.stagedDir(), strings.ReplaceAll(l.Digest, ":", "-")+"-*")
+	dir, err := os.MkdirTemp(s.stagedDir(), stagedName(l.Digest)+"*")
 	if err != nil {
 		return "", err
 	}
@@ -173,7 +173,7 @@ func (s *Store) adopt() error {
 		dir := filepath.Join(s.stagedDir(), e.Name())
 		data, err := os.ReadFile(filepath.Join(dir, stagedRecord))
 		st := &stagedLayer{dir: dir}
-		if err == nil && json.Unmarshal(data, st) == nil && st.Boot == bootID() && st.complete() && s.staged[string(st.Digest)] == nil {
+		if err == nil && json.Unmarshal(data, st) == nil && st.Boot == bootID() && st.named(e.Name()) && st.complete() && s.staged[string(st.Digest)] == nil {
 			s.staged[string(st.Digest)] = st
 			continue
 		}
@@ -182,6 +182,14 @@ func (s *Store) adopt() error {
 	s.removeBehind(halves)
 	return nil
 }
+
+// named says whether a record stands in the directory that was made for its
+// layer: a record of another one would give its files that layer's digest.
+func (st *stagedLayer) named(dir string) bool {
+	return st.Digest.Validate() == nil && strings.HasPrefix(dir, stagedName(string(st.Digest)))
+}
+
+func stagedName(digest string) string { return strings.ReplaceAll(digest, ":", "-") + "-" }
 
 // complete says whether all of a staged layer is there. A commit that was cut
 // off may have taken a part away.
