@@ -18,7 +18,7 @@ TOOLS        := .cache/tools/bin
 RACE := ./messages/... ./actors/... ./supervisor/... ./cri/... ./cmd/troupe/...
 
 .DEFAULT_GOAL := help
-.PHONY: recovery sim help setup build test e2e critest vm-test lint bench bench-pull demo install deps clean tools peers kubelet kubelet-test unit race kernel fuzz cve-test
+.PHONY: recovery sim help setup build test e2e critest vm-test lint bench bench-pull demo install deps clean tools peers kubelet kubelet-test unit race kernel fuzz cve-test soak
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ bench-pull: build tools peers ## measure image pulls by Troupe, containerd and b
 
 demo: build ## watch a node come up, run two pods, survive a SIGKILL and go again (as root)
 	@CGO_ENABLED=0 go build -trimpath -tags $(PURE_TAGS) -o .cache/demo ./e2e/demo && ./.cache/demo
+
+soak: build tools ## let 50 pods at a time come and go for SOAK=30m while daemon and monitor are killed; ARGS= (as root)
+	@CGO_ENABLED=0 go build -trimpath -tags $(PURE_TAGS) -o .cache/soak ./e2e/soak && ./.cache/soak -for $(or $(SOAK),30m) $(ARGS)
 
 install: build ## install binaries, units and configuration below $(DESTDIR)$(PREFIX) and $(DESTDIR)/etc
 	@./packaging/install.sh '$(DESTDIR)' '$(PREFIX)'

@@ -17,7 +17,9 @@ var containerSteps = withPoints("container", []step[containerPlan]{
 	{name: "rootfs", do: mountRootfs, undo: unmountRootfs, on: onRemove, gate: true},
 	{name: "checkpoint", do: unpackCheckpoint, undo: forgetCheckpoint, on: onRemove, skip: beginsAnew, limit: restoreLimit},
 	{name: "volumes", do: mountVolumes, undo: unmountVolumes, on: onRemove, skip: hasNoVolumes},
-	{name: "bundle", do: writeBundle, undo: removeBundle, on: onRemove},
+	// It looks at the sources of mounts: a dead NFS server must not hold the
+	// places that others start by. Writing is little work.
+	{name: "bundle", do: writeBundle, undo: removeBundle, on: onRemove, lane: LaneLook},
 	// A label stays: there is nothing to undo. It outlives the request that
 	// began it by hours if it must; a retry joins it (field.md: pods with
 	// volumes of a million files never started elsewhere).

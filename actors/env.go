@@ -25,6 +25,8 @@ const (
 	LaneStop  Lane = "stop"  // signals, teardown
 	LaneProbe Lane = "probe" // exec
 	LaneStart Lane = "start" // the steps of pods and containers
+	LaneNet   Lane = "net"   // pods' networks, by plugins of others; as wide as start
+	LaneLook  Lane = "look"  // steps that look at what others mounted, which may never answer; no limit
 	LaneImage Lane = "image" // manifests, commits and removals
 	LaneLayer Lane = "layer" // downloads with their unpacking, for minutes
 	LaneRead  Lane = "read"  // short looks at the node

@@ -23,7 +23,8 @@ var podSteps = withPoints("sandbox", []step[podPlan]{
 	{name: "files", do: makeFiles, undo: removeFiles, on: onRemove},
 	{name: "namespaces", do: pinNamespaces, undo: unpinNamespaces, on: onStop, gate: true},
 	// Undone also when it failed: a plugin may have taken an address and then failed.
-	{name: "network", do: attachNetwork, undo: detachNetwork, on: onStop, gate: true, skip: hasHostNetwork, limit: 4 * time.Minute},
+	// A plugin that hangs must not hold the places of those who need none.
+	{name: "network", do: attachNetwork, undo: detachNetwork, on: onStop, gate: true, skip: hasHostNetwork, limit: 4 * time.Minute, lane: LaneNet},
 	{name: "pause", do: startPause, undo: stopPause, on: onStop, gate: true, skip: hasNoPause},
 	// Asked last and told first: they see a whole pod.
 	{name: "plugins", do: runPlugins, undo: stopPlugins, on: onStop, idle: noPlugins},

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/troupe-run/troupe/backends"
+	"github.com/troupe-run/troupe/messages"
 )
 
 // trip takes an actor along its list of steps, forth and back, one job at a
@@ -106,7 +107,9 @@ func (t *trip[P]) stepped(d done) {
 		t.first = fmt.Errorf("%s: step %s: %w", t.who.noun(), d.name, d.err)
 		t.env.Log.Warn("a step failed", append(t.who.attrs(), "step", d.name, "took", d.took, "err", d.err)...)
 	}
-	if s.complete {
+	// On a full disk the record that says ready was not written, and cannot be
+	// taken back either: what was made would stay until there is space.
+	if s.complete && messages.KindOf(d.err) != messages.NoSpace {
 		t.retract()
 		return
 	}

@@ -378,6 +378,8 @@ type Layer struct {
 // replaced by an atomic rename.
 type Journal interface {
 	Holder
+	// Save replaces the record. An error of kind NoSpace says that it did not
+	// and that the one before stands; after another one either may be there.
 	Save(ctx context.Context, k Key, data []byte) error
 	Remove(ctx context.Context, k Key) error
 	// Load gives all whole records. A torn or foreign one is moved to

@@ -51,6 +51,11 @@ func (s *Server) around(ctx context.Context, full string, request any, do func(c
 	return sent
 }
 
+// answerEarly is how long before its deadline a caller is answered at most. A
+// client ends its call by its own clock, and would never read which step its
+// pod waits in, or how far its pull was.
+const answerEarly = time.Second
+
 // admitted lets an RPC in if it is served and its lane has room, and runs it
 // with a deadline.
 func (s *Server) admitted(ctx context.Context, full string, request any, do func(context.Context) (any, error)) (any, error) {
@@ -63,7 +68,11 @@ func (s *Server) admitted(ctx context.Context, full string, request any, do func
 		return nil, err
 	}
 	defer leave()
-	if _, has := ctx.Deadline(); !has {
+	if until, has := ctx.Deadline(); has {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, until.Add(-min(answerEarly, time.Until(until)/10)))
+		defer cancel()
+	} else {
 		within := m.within(s.config.Deadline, request)
 		if within == noDefault {
 			return nil, messages.Errorf(messages.Invalid, "%s: the call has no deadline: set one", path.Base(full))

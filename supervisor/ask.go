@@ -65,7 +65,9 @@ func (t *Tree) lateError(ctx context.Context, req any) error {
 		return t.latePull(ctx, m)
 	}
 	about := ""
-	if b, ok := req.(messages.Addressed); ok {
+	if pod, container := t.env.Index.Making(req); pod != "" {
+		about = t.activity(pod, container)
+	} else if b, ok := req.(messages.Addressed); ok {
 		about = t.activity(b.About())
 	}
 	return fmt.Errorf("no answer in time to %T%s; the work goes on and a retry joins it: %w", req, about, ctx.Err())

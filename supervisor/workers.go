@@ -27,6 +27,23 @@ func DefaultLimits() Limits {
 // server holds a place here, and none in the lanes that pods start by.
 const walks = 16
 
+// lendAfter is how long a job of a lane with steps keeps its place to itself. The
+// work itself takes a fraction of it, so what is still there waits: for a
+// plugin, a server, a process in the kernel. A lane is there to bound work, and
+// sixteen pods that wait for a dead server must not keep all others from
+// starting until their limits are over.
+const lendAfter = 5 * time.Second
+
+// lends says in which lanes that holds. A download and what a registry is
+// asked take their time, and say themselves when they stand still.
+func lends(l actors.Lane) bool {
+	switch l {
+	case actors.LaneStart, actors.LaneNet, actors.LaneStop, actors.LaneProbe, actors.LaneRead:
+		return true
+	}
+	return false
+}
+
 // workers runs jobs on goroutines: those of one key in order, those of one
 // lane at most so many at once, the highest rank first.
 type workers struct {
@@ -85,7 +102,7 @@ func newWorkers(ctx context.Context, l Limits) *workers {
 	return &workers{
 		ctx: ctx, queues: map[string][]*job{},
 		lanes: map[actors.Lane]*gate{
-			actors.LaneStart: newGate(l.Start), actors.LaneStop: newGate(l.Stop), actors.LaneProbe: newGate(l.Probe),
+			actors.LaneStart: newGate(l.Start), actors.LaneNet: newGate(l.Start), actors.LaneStop: newGate(l.Stop), actors.LaneProbe: newGate(l.Probe),
 			actors.LaneImage: newGate(l.Image), actors.LaneLayer: newGate(l.Layer),
 			actors.LaneRead: newGate(l.Read), actors.LaneWalk: newGate(walks),
 		},
@@ -136,6 +153,9 @@ func (w *workers) run(j *job) {
 	if lane, bounded := w.lanes[j.Lane]; bounded && lane.enter(j.ctx, j.Rank) == nil {
 		j.entered(lane)
 		defer j.left()
+		if lends(j.Lane) {
+			defer time.AfterFunc(lendAfter, func() { j.Idle(true) }).Stop()
+		}
 	}
 	ctx := j.ctx
 	if j.Limit > 0 {

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/troupe-run/troupe/actors"
 )
@@ -89,6 +90,32 @@ func TestAnIdleJobLendsItsPlaceAndTheLaneIsAsWideAsBeforeInTheEnd(t *testing.T) 
 		a.Idle(false) // it has ended
 		if free := w.lanes[actors.LaneLayer].free; free != 1 {
 			t.Errorf("%d places are free at the end", free)
+		}
+	})
+}
+
+// A step that waits for something dead does not keep the others from starting,
+// and is done all the same.
+func TestAStepThatHangsLendsItsPlaceInTheLane(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limits := DefaultLimits()
+		limits.Start = 1
+		w := newWorkers(t.Context(), limits)
+		hang, begin := make(chan struct{}), time.Now()
+		var ended []string
+		w.Go(actors.Job{Key: "dead", Lane: actors.LaneStart, Run: func(context.Context) { <-hang; ended = append(ended, "dead") }})
+		synctest.Wait()
+		for _, name := range []string{"a", "b"} {
+			w.Go(actors.Job{Key: name, Lane: actors.LaneStart, Run: func(context.Context) { ended = append(ended, name) }})
+		}
+		time.Sleep(lendAfter + time.Second)
+		if len(ended) != 2 {
+			t.Errorf("%s after the first has ended: %v", time.Since(begin), ended)
+		}
+		close(hang)
+		synctest.Wait()
+		if free := w.lanes[actors.LaneStart].free; free != 1 || len(ended) != 3 {
+			t.Errorf("%d places are free at the end, ended: %v", free, ended)
 		}
 	})
 }

@@ -5,13 +5,9 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
-	"os/signal"
 	"sync"
 	"syscall"
-	"time"
-	"unsafe"
 
 	"github.com/opencontainers/runc/libcontainer"
 	"golang.org/x/sys/unix"
@@ -31,12 +27,18 @@ import (
 //   - orphans of containers without a PID namespace of their own, which come to
 //     us because we are the subreaper, and what failed creates leave.
 //
-// So the rule is: whoever may fork holds the gate for reading, and has entered
-// its pid in known when it lets go; the sweep reaps what is not in known, and
-// only while it holds the gate for writing. It cannot meet a child of
+// So the rule is: whoever may fork is inside the gate, and has entered its pid
+// in known when it leaves; the sweep reaps what is not in known, and only while
+// it has the gate shut and nobody is inside. It cannot meet a child of
 // libcontainer's then.
+//
+// Who is inside can hang: an init whose mount is on a dead network file system
+// sleeps in the kernel, and libcontainer waits for it without end. So the gate is
+// shut for a moment only (insist), or no container of the node could start
+// until that server is back. Of what has been dead for long, libcontainer's
+// helpers are told from orphans by their name then (stale).
 type children struct {
-	gate  sync.RWMutex
+	gate  gate
 	mu    sync.Mutex
 	known map[int]*child
 	heirs int // how many runtimes run whose processes will be ours
@@ -57,8 +59,8 @@ const startFailed = 128
 
 // forking says that the caller may make children until it calls done.
 func (c *children) forking() (done func()) {
-	c.gate.RLock()
-	return c.gate.RUnlock
+	c.gate.enter()
+	return c.gate.leave
 }
 
 // adopt enters a process as ours and gives the function that reaps it.
@@ -154,66 +156,4 @@ func decode(ws syscall.WaitStatus) exitStatus {
 		return exitStatus{code: 128 + int32(ws.Signal()), signal: int(ws.Signal())}
 	}
 	return exitStatus{code: int32(ws.ExitStatus())}
-}
-
-// sweepOrphans reaps orphans for ever. It is in no hurry: a zombie costs a
-// table entry, so it looks some time after a child has ended, waits for a
-// moment without forks, and only after sweepPatience makes one.
-func (m *monitor) sweepOrphans() {
-	ended := make(chan os.Signal, 1)
-	signal.Notify(ended, unix.SIGCHLD)
-	for range ended {
-		began, pause := time.Now(), 50*time.Millisecond
-		for {
-			time.Sleep(pause)
-			if firstZombie() == 0 {
-				break
-			}
-			if !m.children.sweep(time.Since(began) > sweepPatience) {
-				pause = min(2*pause, time.Second)
-			}
-		}
-	}
-}
-
-const sweepPatience = 5 * time.Second
-
-// sweep reaps orphans until there is none or one of ours comes first, and says
-// whether it could look.
-func (c *children) sweep(insist bool) bool {
-	if insist {
-		c.gate.Lock()
-	} else if !c.gate.TryLock() {
-		return false
-	}
-	defer c.gate.Unlock()
-	for {
-		pid := firstZombie()
-		c.mu.Lock()
-		ours := c.known[pid] != nil || c.heirs > 0
-		c.mu.Unlock()
-		if pid == 0 {
-			return true
-		}
-		if ours { // its own wait is about to come, or may be
-			return false
-		}
-		var ws unix.WaitStatus
-		if _, err := unix.Wait4(pid, &ws, unix.WNOHANG, nil); err != nil && !errors.Is(err, unix.EINTR) {
-			return false
-		}
-	}
-}
-
-// firstZombie is the pid of a child that waits to be reaped, or 0.
-func firstZombie() int {
-	// The part of siginfo_t that waitid(2) fills, on 64-bit machines.
-	var info struct {
-		unix.Siginfo
-	}
-	err := unix.Waitid(unix.P_ALL, 0, &info.Siginfo, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
-	if err != nil {
-		return 0
-	}
-	return int(*(*int32)(unsafe.Pointer(uintptr(unsafe.Pointer(&info.Siginfo)) + 16)))
 }

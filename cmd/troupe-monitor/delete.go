@@ -79,7 +79,14 @@ func (c *container) overtake(ctx context.Context) error {
 	if err := c.signalAll(unix.SIGKILL); err != nil {
 		c.log.Warn("a step that hangs cannot be ended", "err", err)
 	}
-	return c.acquire(ctx)
+	select {
+	case c.op <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return failf(wire.Deadline, "delete container %s: a step of it that hangs has not ended after SIGKILL yet", c.ref.Key())
+	case <-time.After(killWait): // whoever asked holds a place that others need
+		return failf(wire.Internal, "delete container %s: a step of it does not end after SIGKILL; a process of it may hang in the kernel (a mount of a server that does not answer?)", c.ref.Key())
+	}
 }
 
 // destroy gives back everything a container has, also after a make that went

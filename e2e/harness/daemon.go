@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -26,7 +27,7 @@ type Daemon struct {
 	lab                 *Lab
 	cmd                 *exec.Cmd
 	bin                 string
-	args, env           []string
+	args, env, under    []string
 }
 
 // DaemonOptions are what may differ from the usual private daemon.
@@ -37,6 +38,7 @@ type DaemonOptions struct {
 	Monitor  string   // empty: the one beside the binary
 	Storage  string   // directory for images; empty: one in the lab
 	Root     string   // directory for pods; empty: one in the lab
+	Run      string   // directory for what a reboot ends; empty: one in the lab
 	LogLevel string   // empty: debug
 	Runtime  string   // further lines of [crio.runtime]
 	Images   string   // further lines of [crio.image]
@@ -46,6 +48,8 @@ type DaemonOptions struct {
 	Args     []string // further arguments
 	Binary   string   // empty: the one that make builds
 	Env      []string // further environment
+	Plugins  string   // directory of CNI plugins that is looked into before the distributions'
+	Under    []string // a program, with its arguments, that becomes the daemon (prlimit, say)
 }
 
 // NewDaemon writes the configuration of a private daemon; Start starts it.
@@ -75,9 +79,12 @@ func (l *Lab) NewDaemon(o DaemonOptions) (*Daemon, error) {
 	if o.Root == "" {
 		o.Root = l.Path(o.Name, "lib")
 	}
+	if o.Run == "" {
+		o.Run = l.Path(o.Name, "run")
+	}
 	d := &Daemon{
-		Root: o.Root, Run: l.Path(o.Name, "run"), LogFile: l.Path(o.Name, "troupe.log"),
-		CgroupParent: "/" + l.Name, Network: o.Network, lab: l, bin: bin, args: o.Args, env: o.Env,
+		Root: o.Root, Run: o.Run, LogFile: l.Path(o.Name, "troupe.log"),
+		CgroupParent: "/" + l.Name, Network: o.Network, lab: l, bin: bin, args: o.Args, env: o.Env, under: o.Under,
 	}
 	d.Socket, d.DebugSocket = filepath.Join(d.Run, "troupe.sock"), filepath.Join(d.Run, "debug.sock")
 	d.NRISocket = filepath.Join(d.Run, "nri", "nri.sock")
@@ -97,7 +104,7 @@ func (d *Daemon) toml(o DaemonOptions, policy string) string {
 	line("[crio.api]\nlisten = %q\n%s", d.Socket, o.API)
 	line("[crio.runtime]\ncgroup_manager = %q\nlog_level = %q\n%s", "cgroupfs", o.LogLevel, o.Runtime)
 	line("[crio.image]\nsignature_policy = %q\ninsecure_registries = %s\n%s", policy, list(o.Insecure), o.Images)
-	line("[crio.network]\nnetwork_dir = %q\nplugin_dirs = %s", o.Network.Dir(), list(PluginDirs))
+	line("[crio.network]\nnetwork_dir = %q\nplugin_dirs = %s", o.Network.Dir(), list(pluginDirs(o.Plugins)))
 	line("[crio.nri]\nnri_listen = %q\nnri_plugin_dir = %q\nnri_plugin_config_dir = %q\n%s", d.NRISocket, filepath.Join(d.Run, "nri", "plugins"), filepath.Join(d.Run, "nri", "conf.d"), o.NRI)
 	line("[troupe]\nroot = %q\nrun = %q\ncgroup_parent = %q\ndebug_listen = %q", d.Root, d.Run, d.CgroupParent, d.DebugSocket)
 	if o.Monitor != "" {
@@ -105,6 +112,13 @@ func (d *Daemon) toml(o DaemonOptions, policy string) string {
 	}
 	b.WriteString(o.Extra)
 	return b.String()
+}
+
+func pluginDirs(first string) []string {
+	if first == "" {
+		return PluginDirs
+	}
+	return append([]string{first}, PluginDirs...)
 }
 
 func list(items []string) string {
@@ -126,7 +140,8 @@ func (d *Daemon) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(d.bin, append([]string{"--config", d.Config}, d.args...)...)
+	args := append(slices.Clone(d.under), append([]string{d.bin, "--config", d.Config}, d.args...)...)
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), "HOME="+home, "XDG_CONFIG_HOME="+filepath.Join(home, ".config"))
 	cmd.Env = append(cmd.Env, d.env...)
 	cmd.Stdout, cmd.Stderr = out, out

@@ -1,8 +1,10 @@
 package harness
 
 import (
+	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -27,9 +29,10 @@ const (
 
 // FaultyRegistry stands in front of a registry and spoils its blobs.
 type FaultyRegistry struct {
-	Host   string
-	server *httptest.Server
-	fault  atomic.Int32
+	Host    string
+	server  *httptest.Server
+	handler http.Handler
+	fault   atomic.Int32
 
 	mu    sync.Mutex
 	free  chan struct{}  // closed to let hanging answers go
@@ -47,7 +50,7 @@ func (l *Lab) StartFaulty(r *Registry) (*FaultyRegistry, error) {
 	}
 	f := &FaultyRegistry{free: make(chan struct{}), asked: map[string]int{}}
 	proxy := httputil.NewSingleHostReverseProxy(target)
-	f.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+	f.handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		_, digest, blob := strings.Cut(req.URL.Path, "/blobs/")
 		if blob = blob && req.Method == http.MethodGet; blob {
 			f.mu.Lock()
@@ -60,7 +63,8 @@ func (l *Lab) StartFaulty(r *Registry) (*FaultyRegistry, error) {
 			return
 		}
 		f.spoil(w, req, target.String(), fault)
-	}))
+	})
+	f.server = httptest.NewServer(f.handler)
 	f.Host = f.server.Listener.Addr().String()
 	l.OnClose(func() error {
 		f.Release()
@@ -80,6 +84,24 @@ func (f *FaultyRegistry) Release() {
 	defer f.mu.Unlock()
 	close(f.free)
 	f.free = make(chan struct{})
+}
+
+// Down is its death: connections are reset, new ones refused.
+func (f *FaultyRegistry) Down() {
+	f.Release()
+	f.server.CloseClientConnections()
+	f.server.Close()
+}
+
+// Up starts it again at the same place.
+func (f *FaultyRegistry) Up() error {
+	l, err := net.Listen("tcp", f.Host)
+	if err != nil {
+		return fmt.Errorf("starting the registry again: %w", err)
+	}
+	f.server = &httptest.Server{Listener: l, Config: &http.Server{Handler: f.handler}}
+	f.server.Start()
+	return nil
 }
 
 // Asked is how often a blob was asked for, whatever came of it.

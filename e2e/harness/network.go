@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -16,6 +17,7 @@ type Network struct {
 	Subnet    string
 	Addresses string // where host-local keeps what it handed out
 	NoPortmap bool   // the list that Configure writes has no plugin for host ports
+	Plugin    string // stands in the list instead of "bridge"
 	dir       string
 	lab       *Lab
 }
@@ -46,11 +48,11 @@ func (n *Network) Configure() error {
 	_, err := n.lab.Write(fmt.Sprintf(`{
   "cniVersion": "1.0.0", "name": %q,
   "plugins": [
-    {"type": "bridge", "bridge": %q, "isGateway": true, "ipMasq": true, "hairpinMode": true,
+    {"type": %q, "bridge": %q, "isGateway": true, "ipMasq": true, "hairpinMode": true,
      "ipam": {"type": "host-local", "dataDir": %q, "ranges": [[{"subnet": %q}]], "routes": [{"dst": "0.0.0.0/0"}]}}%s
   ]
 }
-`, n.lab.Name, n.Bridge, n.Addresses, n.Subnet, portmap), "cni", "net.d", "10-lab.conflist")
+`, n.lab.Name, cmp.Or(n.Plugin, "bridge"), n.Bridge, n.Addresses, n.Subnet, portmap), "cni", "net.d", "10-lab.conflist")
 	return err
 }
 
