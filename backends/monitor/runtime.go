@@ -77,9 +77,21 @@ func (c *Client) Exec(ctx context.Context, r backends.ExecRequest) (messages.Exe
 	return messages.ExecResult{Stdout: res.Stdout, Stderr: res.Stderr, ExitCode: res.ExitCode}, err
 }
 
-// ReopenLog returns when the new file is in use.
+// ReopenLog returns when the new file is in use. It asks a second time when the
+// monitor went meanwhile: a kubelet puts the old file back after an error, over
+// the new one that may be in use by then.
 func (c *Client) ReopenLog(ctx context.Context, pod, container string) error {
 	_, err := call[none](ctx, c, wire.OpReopen, wire.Ref{Pod: pod, Container: container})
+	if messages.KindOf(err) == messages.Unavailable && err != nil {
+		_, err = call[none](ctx, c, wire.OpReopen, wire.Ref{Pod: pod, Container: container})
+	}
+	return err
+}
+
+// Upgrade has the monitor make room for the program that is now at its path:
+// requests under way are waited for, sessions end, containers are not touched.
+func (c *Client) Upgrade(ctx context.Context) error {
+	_, err := call[none](ctx, c, wire.OpUpgrade, nil)
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -50,8 +51,8 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-func buildMonitor(to string) error {
-	build := exec.Command("go", "build", "-tags", "seccomp netgo osusergo", "-ldflags", "-s -w -extldflags -static",
+func buildMonitor(to string, tags ...string) error {
+	build := exec.Command("go", "build", "-tags", strings.Join(append(tags, "seccomp netgo osusergo"), " "), "-ldflags", "-s -w -extldflags -static",
 		"-o", to, "github.com/troupe-run/troupe/cmd/troupe-monitor")
 	if os.Getenv("TROUPE_TEST_RACE") != "" {
 		build.Args = append(build.Args[:2:2], "-race", "-tags", "seccomp netgo osusergo", "-o", to, "github.com/troupe-run/troupe/cmd/troupe-monitor")
@@ -109,6 +110,7 @@ type node struct {
 	handler string // of new containers
 	*monitor.Client
 	facts  chan messages.ProcessState
+	exits  map[string]messages.ProcessState // told while another's was waited for
 	hangUp context.CancelFunc
 	ended  chan error
 }
@@ -126,20 +128,39 @@ func ociRuntimes() map[string]wire.Runtime {
 
 // newNode starts a monitor; at the test's end it must have nothing left.
 func newNode(t testing.TB) *node {
+	n := makeNode(t)
+	t.Cleanup(n.end)
+	n.connect()
+	return n
+}
+
+func makeNode(t testing.TB) *node {
 	n := &node{t: t, dir: t.TempDir(), cgroup: "/troupe-test-" + newID()[:12]}
 	n.handler = os.Getenv("TROUPE_TEST_HANDLER")
 	if n.handler == "" {
 		n.handler = monitor.Builtin
 	}
 	n.cfg = monitor.Config{Handlers: ociRuntimes(), Binary: program, Dir: filepath.Join(n.dir, "monitor"), ReconnectWait: 300 * time.Millisecond, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
-	t.Cleanup(n.end)
-	n.connect()
 	return n
 }
 
-// connect is a daemon's start.
+// connect is a daemon's start. As the daemon does, it tries again when the
+// monitor is lost meanwhile.
 func (n *node) connect() {
 	n.t.Helper()
+	var err error
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if err = n.tryConnect(); messages.KindOf(err) != messages.Unavailable || err == nil {
+			break
+		}
+	}
+	if err != nil {
+		n.ended <- err // for the end of the test
+		n.t.Fatalf("connect: %v", err)
+	}
+}
+
+func (n *node) tryConnect() error {
 	n.Client = monitor.New(n.cfg)
 	n.facts, n.ended = make(chan messages.ProcessState, 1000), make(chan error, 1)
 	ready := make(chan struct{})
@@ -150,10 +171,13 @@ func (n *node) connect() {
 	}(n.Client, n.facts, n.ended)
 	select {
 	case <-ready:
+		return nil
 	case err := <-n.ended:
-		n.t.Fatalf("connect: %v", err)
+		return err
 	case <-time.After(20 * time.Second):
-		n.t.Fatal("the monitor does not answer")
+		n.hangUp()
+		<-n.ended
+		return errors.New("the monitor does not answer")
 	}
 }
 
@@ -179,8 +203,10 @@ func (n *node) end() {
 	if err := n.Quit(n.ctx()); err != nil {
 		n.t.Errorf("quit: %v", err)
 	}
-	n.eventually("the monitor ends", func() bool { return syscall.Kill(pid, 0) != nil })
-	for _, left := range []string{"state/*", "containers/*", "exits/*", "oci/*", "runtimes/*/*"} {
+	n.eventually("the monitor ends, and its keeper", func() bool {
+		return syscall.Kill(pid, 0) != nil && len(n.processes("troupe-keeper")) == 0
+	})
+	for _, left := range []string{"state/*", "containers/*", "exits/*", "oci/*", "runtimes/*/*", "spool/*"} {
 		if found, _ := filepath.Glob(filepath.Join(n.cfg.Dir, left)); len(found) > 0 {
 			n.t.Errorf("left behind: %v", found)
 		}
@@ -206,20 +232,44 @@ func (n *node) ctx() context.Context {
 	return ctx
 }
 
-// monitorPid finds the holder of this node's lock by its command line.
+// monitorPid finds the monitor of this node by its command line, which its
+// keeper has too.
 func (n *node) monitorPid() int {
 	n.t.Helper()
-	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, file := range all {
-		data, _ := os.ReadFile(file)
-		args := strings.Split(string(data), "\x00")
-		if len(args) > 2 && args[1] == "--dir" && args[2] == n.cfg.Dir {
-			pid, _ := strconv.Atoi(strings.Split(file, "/")[2])
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		for _, pid := range n.processes("troupe-monitor") { // one that was killed is started again
 			return pid
 		}
 	}
 	n.t.Fatal("there is no monitor")
 	return 0
+}
+
+func (n *node) keeperPid() int {
+	n.t.Helper()
+	for _, pid := range n.processes("troupe-keeper") {
+		return pid
+	}
+	n.t.Fatal("there is no keeper")
+	return 0
+}
+
+// processes are those of this node that go by the name, zombies left out.
+func (n *node) processes(name string) (pids []int) {
+	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, file := range all {
+		data, _ := os.ReadFile(file)
+		args := strings.Split(string(data), "\x00")
+		if len(args) < 3 || args[1] != "--dir" || args[2] != n.cfg.Dir {
+			continue
+		}
+		comm, _ := os.ReadFile(filepath.Join(filepath.Dir(file), "comm"))
+		if strings.TrimSpace(string(comm)) == name {
+			pid, _ := strconv.Atoi(strings.Split(file, "/")[2])
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 func (n *node) eventually(what string, ok func() bool) {
@@ -299,11 +349,18 @@ func (n *node) run(r backends.ProcessRequest) messages.ProcessState {
 func (n *node) exit(r backends.ProcessRequest) messages.ProcessState {
 	n.t.Helper()
 	limit := time.After(20 * time.Second)
+	if n.exits == nil {
+		n.exits = map[string]messages.ProcessState{}
+	}
 	for {
+		if s, told := n.exits[r.Container]; told {
+			delete(n.exits, r.Container)
+			return s
+		}
 		select {
 		case s := <-n.facts:
-			if s.Container == r.Container && s.Status == messages.ProcessExited {
-				return s
+			if s.Status == messages.ProcessExited {
+				n.exits[s.Container] = s
 			}
 		case <-limit:
 			n.t.Fatalf("the exit of %s is not told", r.Container)

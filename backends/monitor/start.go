@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/troupe-run/troupe/backends/failpoint"
+	"github.com/troupe-run/troupe/backends/monitor/wire"
 	"github.com/troupe-run/troupe/messages"
 )
 
@@ -38,9 +39,11 @@ func (c *Client) dialOrStart(ctx context.Context) (*session, error) {
 			return s, err
 		}
 		select {
-		case <-ended:
-			// It says why in its log; another monitor that is just coming up
-			// would be found by the next Connect.
+		case code := <-ended:
+			if code == wire.ExitServed { // another is just coming up
+				ended = nil
+				continue
+			}
 			return nil, messages.Errorf(messages.Unavailable, "troupe-monitor (%s) ended at once; the end of %s: %s", binary, c.logPath(), c.logTail())
 		case <-limit.C:
 			return nil, messages.Errorf(messages.Unavailable, "troupe-monitor (%s) does not answer on %s within %v; see %s", binary, c.socket(), c.cfg.StartTimeout, c.logPath())
@@ -95,8 +98,8 @@ func (c *Client) binary() (string, error) {
 
 // start runs the monitor as a process that stays when the daemon ends: a
 // session of its own, output to a file, nothing of the daemon's environment
-// but the search path. ended is closed when it ends while we are there.
-func (c *Client) start(binary string) (ended <-chan struct{}, err error) {
+// but the search path. ended has its exit code when it ends while we are there.
+func (c *Client) start(binary string) (ended <-chan int, err error) {
 	if err := os.MkdirAll(c.cfg.Dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -114,10 +117,10 @@ func (c *Client) start(binary string) (ended <-chan struct{}, err error) {
 		return nil, err
 	}
 	c.cfg.Log.Info("troupe-monitor started", "binary", binary, "pid", cmd.Process.Pid, "dir", c.cfg.Dir)
-	done := make(chan struct{})
+	done := make(chan int, 1)
 	go func() {
-		defer close(done)
 		err := cmd.Wait()
+		done <- cmd.ProcessState.ExitCode()
 		c.cfg.Log.Warn("troupe-monitor ended", "pid", cmd.Process.Pid, "result", fmt.Sprint(err))
 	}()
 	return done, nil

@@ -151,8 +151,7 @@ func (c *container) stdinEnds() {
 	if !c.record.StdinOnce || c.record.TTY || c.stdin == nil {
 		return
 	}
-	c.stdin.Close()
-	c.stdin = nil
+	c.closeStdin()
 	c.record.StdinDone = true
 	if err := writeJSON(c.m.container(c.ref.Key()), c.record); err != nil && !errors.Is(err, os.ErrNotExist) {
 		c.log.Error("the end of stdin cannot be recorded", "err", err)

@@ -79,18 +79,46 @@ func (c *children) adopt(pid int, p *libcontainer.Process) func() (exitStatus, e
 // run runs a helper of our own to its end. The gate is held only until its pid
 // is known.
 func (c *children) run(cmd *exec.Cmd) error {
-	me, err := func() (*child, error) {
-		defer c.forking()()
-		if err := cmd.Start(); err != nil {
-			return nil, err
-		}
-		return c.enter(cmd.Process.Pid), nil
-	}()
+	wait, err := c.start(cmd)
 	if err != nil {
 		return err
 	}
-	defer c.leave(me)
-	return cmd.Wait()
+	return wait()
+}
+
+// start starts one; the caller has to wait for it.
+func (c *children) start(cmd *exec.Cmd) (wait func() error, err error) {
+	defer c.forking()()
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	me := c.enter(cmd.Process.Pid)
+	return func() error {
+		defer c.leave(me)
+		return cmd.Wait()
+	}, nil
+}
+
+// peek says how a child of ours ended that is not reaped yet.
+func peek(pid int) (exitStatus, error) {
+	// The part of siginfo_t that waitid(2) fills, on 64-bit machines.
+	var info unix.Siginfo
+	for {
+		err := unix.Waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOWAIT, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return exitStatus{unknown: true}, fmt.Errorf("how process %d ended: %w", pid, err)
+		}
+		break
+	}
+	const exited = 1 // CLD_EXITED; the others are signals
+	value := *(*int32)(unsafe.Pointer(uintptr(unsafe.Pointer(&info)) + 24))
+	if info.Code == exited {
+		return exitStatus{code: value}, nil
+	}
+	return exitStatus{code: 128 + value, signal: int(value)}, nil
 }
 
 // inherits says that a process will come to us by its parent's end, until the

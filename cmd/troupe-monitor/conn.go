@@ -129,6 +129,9 @@ func (c *conn) request(f wire.Frame) {
 		c.m.watch(c, f.ID)
 		failpoint.Hit("handle", f.Op, "after")
 		return
+	case wire.OpUpgrade:
+		c.m.guard("request "+f.Op, func() { c.m.makeRoom(c, f.ID) })
+		return
 	case wire.OpQuit:
 		failpoint.Hit("handle", f.Op, "before")
 		if !c.m.tryQuit() {
@@ -147,6 +150,8 @@ func (c *conn) request(f wire.Frame) {
 	}
 	c.m.guard("request "+f.Op, func() {
 		defer c.done(f.ID)
+		c.m.steps.RLock()
+		defer c.m.steps.RUnlock()
 		answered := false
 		defer func() {
 			if !answered { // a panic

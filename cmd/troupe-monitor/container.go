@@ -41,7 +41,8 @@ type container struct {
 	record record
 	pidfd  int // of init; valid while status is created or running
 	token  uint64
-	wait   func() (exitStatus, error) // reaps init
+	wait   func() (exitStatus, time.Time, error) // how init ended, and when; it stays a zombie
+	reap   func() (exitStatus, error)            // nil: it is no child of ours
 	out    *logFile
 	stdout *stream
 	stderr *stream
@@ -50,9 +51,13 @@ type container struct {
 	abort  context.CancelFunc // makes a create that hangs fail
 }
 
+// recordVersion changes when an older monitor would misunderstand a record.
+const recordVersion = 1
+
 // record is what is stored about a container, to find it after the monitor's
 // own end.
 type record struct {
+	Version int `json:"version,omitempty"` // recordVersion; 0: before there was one
 	wire.State
 	Bundle     string `json:"bundle"`
 	Pause      bool   `json:"pause,omitempty"`

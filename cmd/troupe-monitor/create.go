@@ -5,7 +5,9 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/troupe-run/troupe/backends/failpoint"
@@ -33,7 +35,11 @@ func (m *monitor) create(ctx context.Context, r wire.Create) (wire.State, error)
 	if m.find(r.Ref) != c {
 		return wire.State{}, failf(wire.Canceled, "container %s was deleted while it was to be made", r.Key())
 	}
-	if err := c.make(ctx, r); err != nil {
+	err = c.beginCreate()
+	if err == nil {
+		err = c.make(ctx, r)
+	}
+	if err != nil {
 		kind := wire.Internal
 		var said *wire.Error
 		switch {
@@ -58,6 +64,20 @@ func (m *monitor) create(ctx context.Context, r wire.Create) (wire.State, error)
 	return c.state(), nil
 }
 
+// beginCreate takes back what a create has made during which a monitor died.
+func (c *container) beginCreate() error {
+	if c.record.Bundle == "" {
+		return nil
+	}
+	if err := c.destroy(); err != nil {
+		return fmt.Errorf("take back what an earlier try has left: %w", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.engine, c.cgroup, c.out, c.stdout, c.stderr, c.oom = nil, nil, nil, nil, nil, nil
+	return nil
+}
+
 // make runs the steps of create. After an error destroy takes back whatever
 // had been made.
 func (c *container) make(ctx context.Context, r wire.Create) error {
@@ -70,7 +90,8 @@ func (c *container) make(ctx context.Context, r wire.Create) error {
 		return err
 	}
 	rec := record{
-		State: wire.State{Ref: r.Ref}, Bundle: r.Bundle, Pause: r.Pause, LogPath: r.LogPath, StdinOnce: r.StdinOnce, TTY: r.TTY, Runtime: r.Runtime,
+		Version: recordVersion,
+		State:   wire.State{Ref: r.Ref}, Bundle: r.Bundle, Pause: r.Pause, LogPath: r.LogPath, StdinOnce: r.StdinOnce, TTY: r.TTY, Runtime: r.Runtime,
 	}
 	c.mu.Lock()
 	c.record = rec
@@ -89,7 +110,7 @@ func (c *container) make(ctx context.Context, r wire.Create) error {
 	if c.engine, err = c.newEngine(r, spec); err != nil {
 		return err
 	}
-	if c.out, err = openLog(r.LogPath, c.log); err != nil {
+	if c.out, err = c.openLog(r.LogPath); err != nil {
 		return err
 	}
 	p, err := newProcess(spec.Process)
@@ -118,7 +139,11 @@ func (c *container) make(ctx context.Context, r wire.Create) error {
 func (c *container) attach(p *process, ends *stdio) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.wait, c.record.Pid, c.record.Born = p.reap, p.pid, startTime(p.pid)
+	c.record.Pid, c.record.Born = p.pid, startTime(p.pid)
+	c.reap, c.wait = p.reap, func() (exitStatus, time.Time, error) {
+		status, err := peek(p.pid)
+		return status, time.Now().UTC(), err
+	}
 	var err error
 	if c.pidfd, err = unix.PidfdOpen(c.record.Pid, 0); err != nil {
 		return errors.Join(errors.New("pidfd of the new init process"), err)
@@ -128,6 +153,8 @@ func (c *container) attach(p *process, ends *stdio) error {
 	if err := ends.connect(c); err != nil {
 		return err
 	}
+	c.tellLocked()
+	failpoint.Hit("keep/create/after")
 	c.record.Status = wire.Created
 	if err := writeJSON(c.m.container(c.ref.Key()), c.record); err != nil {
 		c.record.Status = ""

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/troupe-run/troupe/backends/failpoint"
 	"github.com/troupe-run/troupe/backends/monitor/wire"
 	"golang.org/x/sys/unix"
 )
@@ -99,38 +100,40 @@ func (c *container) destroy() error {
 		}
 	}
 	c.mu.Lock()
-	stdin, stdout, stderr, out, oom := c.stdin, c.stdout, c.stderr, c.out, c.oom
-	c.stdin = nil
+	stdout, stderr, out, oom := c.stdout, c.stderr, c.out, c.oom
+	c.closeStdin()
 	c.mu.Unlock()
 	stdout.stop()
 	stderr.stop()
 	if out != nil {
 		out.close()
 	}
-	if stdin != nil {
-		stdin.Close()
-	}
 	oom.close()
 	if err := c.destroyState(); err != nil {
 		return err
 	}
 	key := c.ref.Key()
-	return removeAll(c.m.dumpLog(key), c.m.exit(key), c.m.container(key))
+	if err := removeAll(c.m.dumpLog(key), c.m.spool(key, "stdout"), c.m.spool(key, "stderr"), c.m.exit(key), c.m.container(key)); err != nil {
+		return err
+	}
+	failpoint.Hit("keep/drop/before")
+	c.m.keeper.drop(key)
+	return nil
 }
 
 // reapHalfMade ends an init process that was made but not attached.
 func (c *container) reapHalfMade() {
 	c.mu.Lock()
-	half := c.record.Status == "" && c.wait != nil
+	half := c.record.Status == "" && c.reap != nil
 	c.mu.Unlock()
 	if !half {
 		return
 	}
 	_ = unix.Kill(c.record.Pid, unix.SIGKILL) // our own, not yet reaped child
-	if _, err := c.wait(); err != nil {
+	if _, err := c.reap(); err != nil {
 		c.log.Warn("wait for a half-made init process", "err", err)
 	}
-	c.wait = nil
+	c.reap = nil
 	if c.pidfd > 0 {
 		unix.Close(c.pidfd)
 		c.pidfd = -1

@@ -154,6 +154,9 @@ func (c *container) execute(ctx context.Context, process *process, started func(
 		return exitStatus{}, err
 	}
 	defer end.close()
+	entry := execEntry(c, pid)
+	c.m.keeper.set(entry, pid, slot{slotPidfd, end.pidfd})
+	defer c.m.keeper.drop(entry)
 	if err = started(); err == nil {
 		select {
 		case <-end.ended:

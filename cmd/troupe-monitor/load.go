@@ -14,14 +14,22 @@ import (
 	"github.com/opencontainers/cgroups/manager"
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/troupe-run/troupe/backends/failpoint"
 	"github.com/troupe-run/troupe/backends/monitor/wire"
 	"golang.org/x/sys/unix"
 )
 
 // load takes over what an earlier monitor left: ended containers with their
-// records, and running ones, whose end is noticed by pidfd. What they print
-// went with the earlier monitor.
-func (m *monitor) load() {
+// records, and running ones with their streams, as the keeper held them. What
+// nobody asks for then was left by a create that did not come to its end.
+func (m *monitor) load(held map[string]*kept) {
+	failpoint.Hit("keep/load/listed")
+	defer func() {
+		for name, k := range held {
+			k.close()
+			m.keeper.drop(name)
+		}
+	}()
 	names, err := os.ReadDir(filepath.Join(m.dir, "containers"))
 	if err != nil {
 		m.log.Error("containers of an earlier monitor cannot be found", "err", err)
@@ -38,7 +46,9 @@ func (m *monitor) load() {
 		}
 		c, err := m.reserve(rec.Ref)
 		if err == nil {
-			err = c.load(rec)
+			failpoint.Hit("keep/load/before")
+			err = c.load(rec, held)
+			failpoint.Hit("keep/load/after")
 		}
 		if err != nil {
 			m.log.Error("a container of an earlier monitor was taken over in part; Delete takes back the rest", "name", n.Name(), "err", err)
@@ -48,18 +58,35 @@ func (m *monitor) load() {
 
 // load finds out what has become of a container. The truth is the exit record,
 // else the process; never what the last monitor believed.
-func (c *container) load(rec record) error {
+func (c *container) load(rec record, held map[string]*kept) error {
 	c.record, c.pidfd, c.shared = rec, -1, true
+	if rec.Version > recordVersion {
+		c.log.Warn("a newer monitor has made this container: what this one does not know of it is not heeded", "version", rec.Version)
+	}
 	if err := c.loadEngine(); err != nil {
 		return err
 	}
 	c.thawLeft()
+	c.endExecs(held)
+	k := held[c.ref.Key()]
+	if k == nil {
+		k = &kept{}
+	} else if rec.Status != "" { // else it is dropped: Delete or a new create begins afresh
+		delete(held, c.ref.Key())
+		defer k.close()
+	}
+	if rec.Status != "" {
+		c.loadOutput(k)
+	}
 	var exit wire.State
 	err := readJSON(c.m.exit(c.ref.Key()), &exit)
 	switch {
 	case err == nil:
 		c.record.State = exit
 		close(c.over)
+		c.mu.Lock()
+		c.tellLocked() // the process and its stdin are not kept any more
+		c.mu.Unlock()
 		return nil
 	case !errors.Is(err, os.ErrNotExist):
 		c.log.Error("the exit record cannot be read", "err", err)
@@ -69,6 +96,9 @@ func (c *container) load(rec record) error {
 		return nil // it still waits for Start
 	case rec.Images != "" && rec.Status == wire.Created && (c.engine == nil || c.engine.status() == wire.Exited):
 		return nil // so does this one
+	}
+	if k.files[slotPidfd] != nil {
+		return c.watchKept(k)
 	}
 	if c.engine != nil {
 		watched, err := c.watchForeign()
@@ -140,17 +170,42 @@ func (c *container) watchForeign() (bool, error) {
 		unix.Close(fd)
 		return false, nil
 	}
-	me := c.m.children.enter(c.record.Pid)
+	return true, c.watchPidfd(fd)
+}
+
+// watchKept waits for the end of a process that the keeper has kept for us. It
+// may have ended already.
+func (c *container) watchKept(k *kept) error {
+	fd, err := unix.FcntlInt(k.files[slotPidfd].Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("pidfd of process %d: %w", k.pid, err)
+	}
+	c.record.Pid = k.pid
+	if c.engine != nil {
+		c.foreignAlive() // it may have been started since its record was written
+	}
+	c.mu.Lock()
+	c.stdin = k.take(slotStdin)
+	c.mu.Unlock()
+	return c.watchPidfd(fd)
+}
+
+func (c *container) watchPidfd(fd int) (err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.pidfd = fd
-	c.wait = func() (exitStatus, error) {
-		defer c.m.children.leave(me)
-		return foreignExit(fd, c.record.Pid), nil
+	c.wait = func() (exitStatus, time.Time, error) {
+		if end := c.m.keeper.status(c.ref.Key()); end != nil {
+			return end.status, end.at, nil
+		}
+		return foreignExit(fd), time.Now().UTC(), nil
 	}
-	c.oom = watchOOM(c.m.loop, c.cgroup, c.log)
+	if c.cgroup != nil {
+		c.oom = watchOOM(c.m.loop, c.cgroup, c.log)
+	}
+	c.tellLocked()
 	c.token, err = c.m.loop.add(fd, unix.EPOLLIN, c.initEnded)
-	return true, err
+	return err
 }
 
 func (c *container) foreignAlive() bool {
@@ -169,11 +224,7 @@ const reapPatience = 10 * time.Second
 // foreignExit asks the kernel how a process ended that was not our child
 // (PIDFD_INFO_EXIT, kernel 6.15). The kernel knows after the process was
 // reaped, by whoever is its parent now; if it cannot say, it is unknown.
-func foreignExit(pidfd, pid int) exitStatus {
-	var ws unix.WaitStatus
-	if got, err := unix.Wait4(pid, &ws, unix.WNOHANG, nil); err == nil && got == pid {
-		return decode(syscall.WaitStatus(ws))
-	}
+func foreignExit(pidfd int) exitStatus {
 	for range reapPatience / (20 * time.Millisecond) {
 		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
 		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(pidfd), unix.PIDFD_GET_INFO, uintptr(unsafe.Pointer(&info)))

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,6 +11,9 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/troupe-run/troupe/backends/failpoint"
+	"golang.org/x/sys/unix"
 )
 
 // logFile is a container's log in the CRI format (kubernetes
@@ -34,6 +38,7 @@ type logFile struct {
 	streams int      // that still write to it; the last one closes it
 	lost    int      // bytes dropped since writes fail
 	scratch []byte
+	keep    func(fd int) // told the descriptor, and -1 before it is closed; nil: nobody is
 }
 
 // openLog makes the parents and opens the file; an empty path discards.
@@ -72,9 +77,32 @@ func (l *logFile) reopen() error {
 	if err != nil {
 		return err
 	}
+	// First the keeper: what is written to the new file must not be followed by
+	// a later monitor's lines in the old one.
+	failpoint.Hit("log/reopen/before")
+	l.tell(int(f.Fd()))
+	failpoint.Hit("log/reopen/after")
 	l.file.Close()
 	l.file = f
 	return nil
+}
+
+func (l *logFile) tell(fd int) {
+	if l.keep != nil {
+		l.keep(fd)
+	}
+}
+
+// retell tells keep again, where there is something to keep.
+func (l *logFile) retell() {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.file != nil {
+		l.tell(int(l.file.Fd()))
+	}
 }
 
 // opened and ended count the streams. An exited container is kept for long, and
@@ -99,6 +127,7 @@ func (l *logFile) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.file != nil {
+		l.tell(-1)
 		l.file.Close()
 		l.file = nil
 	}
@@ -128,12 +157,26 @@ func (l *logFile) record(at time.Time, stream string, partial bool, parts ...[]b
 	l.scratch = append(b, '\n')
 }
 
-func (l *logFile) end() {
+// end writes the batch, which is all of a stream up to to that came by way of
+// the spool (nil: none).
+func (l *logFile) end(from *spool, to int64, at time.Time) {
 	defer l.mu.Unlock()
-	if len(l.scratch) == 0 || l.file == nil {
-		l.release()
+	defer l.release()
+	if len(l.scratch) == 0 {
 		return
 	}
+	if l.file != nil {
+		var st unix.Stat_t
+		if from != nil {
+			_ = unix.Fstat(int(l.file.Fd()), &st) // of an open descriptor: it cannot fail
+		}
+		from.intend(to, at, st)
+		l.write()
+	}
+	from.done(to)
+}
+
+func (l *logFile) write() {
 	n, err := l.file.Write(l.scratch)
 	switch {
 	case err != nil:
@@ -148,7 +191,52 @@ func (l *logFile) end() {
 		l.log.Warn("the container's log can be written again", "path", l.path, "lostBytes", l.lost)
 		l.lost = 0
 	}
-	l.release()
+	failpoint.Hit("log/write/after")
+}
+
+// mend is end for a batch of which an earlier monitor may have written some or
+// all: what is missing is written.
+func (l *logFile) mend(from *spool, to int64) {
+	defer l.mu.Unlock()
+	defer l.release()
+	if l.file != nil && !l.has(from.head) {
+		failpoint.Hit("log/mend/before")
+		l.write()
+	}
+	from.done(to)
+}
+
+// has says whether the batch is in the log, and cuts off what is there of it if
+// it is not whole. Only who truncates logs behind the runtime's back (logrotate's
+// copytruncate) makes this more than a look at the size. Of what is no regular
+// file nothing can be known.
+func (l *logFile) has(h *spoolHead) bool {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(l.file.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return false
+	}
+	if st.Dev != h.dev || st.Ino != h.ino {
+		l.log.Warn("the last lines may be twice in the logs: the monitor died while it wrote them, and the file they went to is not known any more", "path", l.path)
+		return false
+	}
+	f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", l.file.Fd()))
+	if err != nil {
+		l.log.Warn("the log cannot be read: its last lines may be twice in it", "path", l.path, "err", err)
+		return false
+	}
+	defer f.Close()
+	there := make([]byte, len(l.scratch))
+	n, _ := f.ReadAt(there, h.before) // fewer at the end of the file
+	switch {
+	case bytes.Equal(there[:n], l.scratch):
+		return true
+	case st.Size < h.before: // it was truncated, before or after the write
+		n, _ = f.ReadAt(there, max(0, st.Size-int64(len(there))))
+		return bytes.Equal(there[:n], l.scratch)
+	case n > 0 && bytes.HasPrefix(l.scratch, there[:n]):
+		l.cut(n)
+	}
+	return false
 }
 
 // cut takes back the n bytes of a batch that only began to be written.

@@ -25,6 +25,8 @@ import (
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // the C part of a container's init
 	"github.com/opencontainers/runc/libcontainer/seccomp"
 	"github.com/sirupsen/logrus"
+	"github.com/troupe-run/troupe/backends/failpoint"
+	"github.com/troupe-run/troupe/backends/monitor/wire"
 	"golang.org/x/sys/unix"
 )
 
@@ -51,6 +53,9 @@ func init() {
 }
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == upgradeCommand {
+		os.Exit(runUpgrade(os.Args[2:], os.Stderr))
+	}
 	if len(os.Args) == 2 && os.Args[1] == "failpoints" {
 		os.Exit(printPoints(os.Stdout))
 	}
@@ -66,6 +71,9 @@ func main() {
 	logrus.SetLevel(logrus.WarnLevel) // libcontainer's own words go to the same file
 	if err := run(*dir, *manager, log); err != nil {
 		log.Error("troupe-monitor cannot go on", "err", err)
+		if errors.Is(err, errServed) {
+			os.Exit(wire.ExitServed)
+		}
 		os.Exit(1)
 	}
 }
@@ -84,11 +92,25 @@ func run(dir, manager string, log *slog.Logger) error {
 	if err := p.make(); err != nil {
 		return err
 	}
-	lock, err := p.lock()
+	keeper, err := joinKeeper(log)
 	if err != nil {
 		return err
 	}
-	defer lock.Close()
+	held, err := keeper.list()
+	if err != nil {
+		return fmt.Errorf("ask the keeper for what it holds: %w", err)
+	}
+	own := held[ownEntry]
+	delete(held, ownEntry)
+	if own == nil {
+		own = &kept{}
+	}
+	lock := own.take(slotLock)
+	if lock == nil {
+		if lock, err = p.lock(); err != nil {
+			return err
+		}
+	}
 	oomScore, err := protect(log)
 	if err != nil {
 		return err
@@ -101,16 +123,26 @@ func run(dir, manager string, log *slog.Logger) error {
 		return err
 	}
 	m := newMonitor(p, manager == "systemd", oomScore, loop, log)
+	m.keeper, m.lockFile, keeper.replace = keeper, lock, m.replaceKeeper
+	m.keepOwn()
 	go loop.run()
 	go m.sweepOrphans()
-	m.load()
-	server, err := listen(p.socket(), m, log)
+	m.load(held)
+	server, err := listen(p.socket(), own.take(slotListener), m, log)
 	if err != nil {
 		return err
 	}
+	m.keepOwn()
+	failpoint.Hit("keep/serving/before")
+	keeper.serving()
+	failpoint.Hit("keep/serving/after")
 	go server.accept()
 	log.Info("serving", "dir", dir, "pid", os.Getpid(), "cgroupManager", manager, "containers", m.count())
 	m.waitForEnd()
+	if m.makesRoom {
+		return nil // the socket stays: clients wait in its queue
+	}
+	keeper.ending()
 	server.close()
 	return nil
 }
@@ -157,7 +189,7 @@ func (m *monitor) waitForEnd() {
 	for {
 		select {
 		case <-m.quit:
-			m.log.Info("asked to end, and there are no containers")
+			m.log.Info("asked to end", "containers", m.count())
 			return
 		case s := <-signals:
 			switch {

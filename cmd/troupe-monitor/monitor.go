@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"os"
 	"regexp"
 	"sync"
 	"time"
@@ -23,9 +24,18 @@ type monitor struct {
 	children children
 	profiles *profiles // compiled ones
 	frost    frost
+	keeper   *keeper
+
+	lockFile, socketFile *os.File
+	socketFd             int // of socketFile; -1: not there yet
+
+	// steps is held for reading by each request, and for writing by the end that
+	// makes room for another monitor.
+	steps sync.RWMutex
 
 	mu         sync.Mutex
 	ending     bool // takes no new containers
+	makesRoom  bool // another monitor comes after this one's end
 	quitting   bool
 	containers map[string]*container
 
@@ -39,7 +49,7 @@ func newMonitor(p paths, systemd bool, oomScore int, l *loop, log *slog.Logger) 
 	return &monitor{
 		paths: p, systemd: systemd, oomScore: oomScore, loop: l, log: log,
 		quit: make(chan struct{}), containers: map[string]*container{},
-		children: children{known: map[int]*child{}}, profiles: newProfiles(),
+		socketFd: -1, children: children{known: map[int]*child{}}, profiles: newProfiles(),
 	}
 }
 

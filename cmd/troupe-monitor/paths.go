@@ -26,7 +26,7 @@ func (p paths) container(key string) string { return filepath.Join(p.dir, "conta
 func (p paths) exit(key string) string      { return filepath.Join(p.dir, "exits", key) }
 
 func (p paths) make() error {
-	for _, d := range []string{p.dir, p.state(), p.work(), filepath.Join(p.dir, "containers"), filepath.Join(p.dir, "exits")} {
+	for _, d := range []string{p.dir, p.state(), p.work(), filepath.Join(p.dir, "spool"), filepath.Join(p.dir, "containers"), filepath.Join(p.dir, "exits")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return fmt.Errorf("make the monitor's directory: %w", err)
 		}
@@ -37,6 +37,8 @@ func (p paths) make() error {
 	}
 	return nil
 }
+
+var errServed = errors.New("another monitor serves")
 
 // lock makes sure that two monitors never serve one directory. The kernel
 // takes it back when this process ends, however it ends.
@@ -49,7 +51,7 @@ func (p paths) lock() (*os.File, error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another monitor serves %s already (it holds %s)", p.dir, name)
+			return nil, fmt.Errorf("%w %s already (it holds %s)", errServed, p.dir, name)
 		}
 		return nil, fmt.Errorf("lock %s: %w", name, err)
 	}

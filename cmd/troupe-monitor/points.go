@@ -20,10 +20,19 @@ func init() {
 		failpoint.Declare("handle", op, "before")
 		failpoint.Declare("handle", op, "after")
 	}
+	failpoint.Declare("exit", "seen")
 	failpoint.Declare("exit", "reaped")
 	failpoint.Declare("exit", "recorded")
 	failpoint.Declare("create", "recorded")
 	failpoint.Declare("create", "made")
+	for _, name := range []string{
+		"log/anew/truncated", "log/splice/after", "log/read/after", "log/terminal/spliced", "log/intent/after", "log/write/after",
+		"log/done/after", "log/punch/after", "log/remove/before", "log/reopen/before", "log/reopen/after", "log/mend/before",
+		"keep/create/after", "keep/drop/before", "keep/load/listed", "keep/load/mended", "keep/load/before", "keep/load/after",
+		"keep/serving/before", "keep/serving/after", "keep/lost",
+	} {
+		failpoint.Declare(name)
+	}
 }
 
 // printPoints lists the crash points of this build.

@@ -59,7 +59,7 @@ func (c *container) keepForRestore(rec record, spec *specs.Spec) error {
 		return failf(wire.Precondition, "the container cannot be restored: %v", err)
 	}
 	var err error
-	if c.out, err = openLog(rec.LogPath, c.log); err != nil {
+	if c.out, err = c.openLog(rec.LogPath); err != nil {
 		return err
 	}
 	rec.Status = wire.Created
@@ -123,7 +123,7 @@ func (c *container) makeRestored(ctx context.Context) error {
 	}
 	defer ends.closeAll()
 	if c.out == nil { // an earlier monitor had it
-		if c.out, err = openLog(rec.LogPath, c.log); err != nil {
+		if c.out, err = c.openLog(rec.LogPath); err != nil {
 			return err
 		}
 	}

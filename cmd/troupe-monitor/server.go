@@ -25,11 +25,20 @@ import (
 type server struct {
 	m        *monitor
 	log      *slog.Logger
+	path     string
 	listener *net.UnixListener
 }
 
-// listen replaces the socket of an earlier monitor; the lock is ours.
-func listen(path string, m *monitor, log *slog.Logger) (*server, error) {
+// listen goes on with the socket of an earlier monitor, in whose queue clients
+// may wait, or replaces it; the lock is ours.
+func listen(path string, earlier *os.File, m *monitor, log *slog.Logger) (*server, error) {
+	s := &server{m: m, log: log, path: path}
+	if earlier != nil {
+		if info, err := os.Lstat(path); err == nil && info.Mode()&os.ModeSocket != 0 {
+			return s, s.use(earlier)
+		}
+		earlier.Close() // nobody would find it
+	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("remove the old socket: %w", err)
 	}
@@ -39,7 +48,24 @@ func listen(path string, m *monitor, log *slog.Logger) (*server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	return &server{m: m, log: log, listener: l}, nil
+	defer l.Close() // of a listener Go closes two descriptors: the keeper's copy is of the other
+	l.SetUnlinkOnClose(false)
+	f, err := l.File()
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	return s, s.use(f)
+}
+
+// use listens on the descriptor, which stays open for the keeper.
+func (s *server) use(f *os.File) error {
+	s.m.socketFd = int(f.Fd()) // now: later it would make the listener blocking
+	l, err := net.FileListener(f)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	s.listener, s.m.socketFile = l.(*net.UnixListener), f
+	return nil
 }
 
 func (s *server) accept() {
@@ -57,7 +83,12 @@ func (s *server) accept() {
 	}
 }
 
-func (s *server) close() { s.listener.Close() }
+func (s *server) close() {
+	s.listener.Close()
+	if err := os.Remove(s.path); err != nil {
+		s.log.Warn("the socket stays", "err", err)
+	}
+}
 
 // caught is deferred where a panic must not end the monitor.
 func caught(log *slog.Logger, what string) {

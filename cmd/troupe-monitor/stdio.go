@@ -109,10 +109,17 @@ func (s *stdio) hand(end **os.File, c *container, name string) (*stream, error) 
 	if *end == nil {
 		return nil, nil
 	}
-	c.out.opened()
-	st, err := openStream(c.m.loop, *end, &lines{log: c.out, name: name})
+	spool := c.openOutput(name)
+	var err error
+	if s.console != nil {
+		err = spool.withBuffer()
+	}
+	var st *stream
+	if err == nil {
+		st, err = c.connectOutput(*end, name, &lines{log: c.out, name: name, spool: spool})
+	}
 	if err != nil {
-		c.out.ended()
+		spool.remove()
 		return nil, err
 	}
 	*end = nil

@@ -3,11 +3,9 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"os"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,6 +26,8 @@ type stream struct {
 	token uint64
 	taps  []*tap // clients who get a copy
 	held  bool   // not read, until a client has caught up
+	spool *spool // nil: what is read and not dealt with goes with this process
+	keep  func(fd int)
 }
 
 // sink takes what a stream delivers. end comes once, after the last take.
@@ -38,7 +38,14 @@ type sink interface {
 
 // openStream begins to deliver what comes out of f, and owns it.
 func openStream(l *loop, f *os.File, to sink) (*stream, error) {
-	s := &stream{loop: l, sink: to, file: f, fd: int(f.Fd()), done: make(chan struct{})}
+	return openKept(l, f, to, nil, nil)
+}
+
+// openKept does so by way of a spool, which it owns too. keep is told the
+// descriptor, and -1 when it is about to be closed; f and spool are the
+// caller's if that fails.
+func openKept(l *loop, f *os.File, to sink, spool *spool, keep func(fd int)) (*stream, error) {
+	s := &stream{loop: l, sink: to, file: f, fd: int(f.Fd()), done: make(chan struct{}), spool: spool, keep: keep}
 	// Fd made it blocking; we only ever read what is there.
 	if err := unix.SetNonblock(s.fd, true); err != nil {
 		return nil, err
@@ -50,7 +57,22 @@ func openStream(l *loop, f *os.File, to sink) (*stream, error) {
 		return nil, err
 	}
 	s.token = token
+	if keep != nil {
+		keep(s.fd)
+	}
 	return s, nil
+}
+
+// retell tells keep again, where there is something to keep.
+func (s *stream) retell() {
+	if s == nil || s.keep == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.file != nil {
+		s.keep(s.fd)
+	}
 }
 
 func (s *stream) ready(_ uint32, buf []byte) {
@@ -63,11 +85,14 @@ func (s *stream) ready(_ uint32, buf []byte) {
 
 // read delivers one buffer full and says whether there may be more now.
 func (s *stream) read(buf []byte) bool {
-	n, err := unix.Read(s.fd, buf)
+	n, err := s.fetch(buf)
 	switch {
 	case n > 0:
 		s.sink.take(buf[:n])
 		s.copy(buf[:n])
+		if s.spool != nil {
+			s.spool.free(n < len(buf))
+		}
 		return true
 	case errors.Is(err, unix.EAGAIN):
 		return false
@@ -78,12 +103,23 @@ func (s *stream) read(buf []byte) bool {
 	return false
 }
 
+func (s *stream) fetch(buf []byte) (int, error) {
+	if s.spool != nil {
+		return s.spool.fetch(s.fd, buf)
+	}
+	return unix.Read(s.fd, buf)
+}
+
 // finish ends the stream; s.mu is held.
 func (s *stream) finish() {
 	s.loop.drop(s.fd, s.token)
 	s.file.Close()
 	s.file = nil
 	s.sink.end()
+	s.spool.remove()
+	if s.keep != nil {
+		s.keep(-1)
+	}
 	for _, t := range s.taps {
 		t.last()
 	}
@@ -120,53 +156,6 @@ func (s *stream) stop() {
 	if s.file != nil {
 		s.finish()
 	}
-}
-
-// lines is the sink that writes a log. Between reads it holds at most one
-// line's beginning, and no memory when there is none.
-type lines struct {
-	log  *logFile
-	name string // stdout, stderr
-	half []byte // the beginning of a line, at most maxLine bytes
-}
-
-func (w *lines) take(data []byte) {
-	now := time.Now().UTC()
-	w.log.begin()
-	defer w.log.end()
-	for len(data) > 0 {
-		nl := bytes.IndexByte(data, '\n')
-		room := maxLine - len(w.half)
-		switch {
-		case nl >= 0 && nl <= room:
-			w.log.record(now, w.name, false, w.half, data[:nl])
-			data = data[nl+1:]
-			w.half = nil
-		case len(data) > room:
-			w.log.record(now, w.name, true, w.half, data[:room])
-			data = data[room:]
-			w.half = nil
-		default:
-			w.half = append(w.half, data...)
-			return
-		}
-	}
-}
-
-// end writes a last line that has no newline: P, since none came.
-func (w *lines) end() {
-	w.flush()
-	w.log.ended()
-}
-
-func (w *lines) flush() {
-	if len(w.half) == 0 {
-		return
-	}
-	w.log.begin()
-	w.log.record(time.Now().UTC(), w.name, true, w.half)
-	w.log.end()
-	w.half = nil
 }
 
 // capture is the sink that keeps the beginning and discards the rest.

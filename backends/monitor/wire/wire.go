@@ -25,14 +25,19 @@ const (
 	OpCreateRestored = "createRestored" // Create with Images → State
 	OpList           = "list"           // nothing → []State
 	OpQuit           = "quit"           // nothing → nothing; refused while there are containers
+	OpUpgrade        = "upgrade"        // nothing → nothing; then the monitor ends and the program now at its path takes over
 	OpCancel         = "cancel"         // Cancel; not answered
 )
 
 // Answered are the requests that have an answer.
 var Answered = []string{
 	OpHello, OpWatch, OpCreate, OpCreateRestored, OpStart, OpSignal, OpState, OpDelete, OpExec, OpReopen, OpUpdate,
-	OpFreeze, OpThaw, OpDump, OpList, OpQuit, OpExecStream, OpAttach,
+	OpFreeze, OpThaw, OpDump, OpList, OpQuit, OpUpgrade, OpExecStream, OpAttach,
 }
+
+// ExitServed is the exit code of a monitor that finds another one serving the
+// directory, or about to.
+const ExitServed = 3
 
 // EventExit is pushed with a State when an init process has ended.
 const EventExit = "exit"
