@@ -38,6 +38,12 @@ func (s *story) accident(ctx context.Context) error {
 		if err := s.n.killMonitor(); err != nil {
 			return fmt.Errorf("killing the monitor: %w", err)
 		}
+	case again:
+		s.reached = true
+		if err := s.n.disarm(); err != nil {
+			return err
+		}
+		return s.n.arms(s.r.Task.Then, "kill", 1)
 	case hangs:
 		return s.whileItHangs()
 	}

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -236,26 +235,6 @@ func (s *story) update(ctx context.Context) error {
 		err = fmt.Errorf("updated to 512 CPU shares, it is shown with %d", r.Status.Resources.GetLinux().GetCpuShares())
 	}
 	return err
-}
-
-// streams are an exec and an attach by crictl, in the stories that need them.
-func (s *story) streams(ctx context.Context) error {
-	p := s.r.Task.Point
-	if s.r.Task.Mode != traced && !strings.Contains(p, "/execStream/") && !strings.Contains(p, "/attach/") {
-		return nil
-	}
-	if err := s.runContainer(ctx, "a"); err != nil {
-		return err
-	}
-	if out, err := s.n.crictl.Run(ctx, "exec", s.last["a"].id, "echo", "streamed"); err != nil || out != "streamed" {
-		return fmt.Errorf("crictl exec printed %q: %w", out, err)
-	}
-	short, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
-	defer cancel()
-	if out, _ := s.n.crictl.Run(short, "attach", s.last["a"].id); !strings.Contains(out, "a ") && !s.n.fired() { // it is cut off: a never ends
-		return errors.New("crictl attach printed nothing")
-	}
-	return nil
 }
 
 // reopen rotates a's log as the kubelet does.

@@ -84,7 +84,11 @@ func (s *story) run() error {
 		err = s.plugIn(watching)
 	}
 	if err == nil && s.r.Task.Mode != traced {
-		err = s.n.arms(s.r.Task)
+		what := "kill"
+		if s.r.Task.Mode == hangs {
+			what = "hang"
+		}
+		err = s.n.arms(s.r.Task.Point, what, max(s.r.Task.Nth, 1))
 	}
 	if err == nil {
 		err = s.live()
@@ -117,7 +121,7 @@ func (s *story) hits() map[string]int {
 
 // waitForPoint gives what happens in the background a moment.
 func (s *story) waitForPoint() error {
-	for range 50 {
+	for range 500 {
 		if s.reached || s.n.fired() {
 			return s.try("after the point", func(context.Context) error { return s.n.revive() })
 		}
@@ -173,6 +177,7 @@ func (s *story) once() error {
 		{"exec", s.exec},
 		{"update", s.update},
 		{"streams", s.streams},
+		{"checkpoint", s.checkpoint},
 		{"the daemon's restart", s.restart},
 		{"reopen", s.reopen},
 		{"stop container a", s.stopA},
@@ -224,6 +229,11 @@ func (s *story) restart(ctx context.Context) error {
 	}
 	if err := s.n.daemon.Kill(); err != nil {
 		return err
+	}
+	if s.withTornRecord() {
+		if err := s.tear("b"); err != nil {
+			return err
+		}
 	}
 	return s.n.revive()
 }
