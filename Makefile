@@ -57,7 +57,7 @@ crash-test: tools ## kill daemon and monitor at every crash point, then judge th
 
 # One point in twelve, other ones each time: what CI has time for.
 crash-some:
-	@$(MAKE) --no-print-directory crash-test CRASH='-every 12'
+	@$(MAKE) --no-print-directory crash-test CRASH='-every 12 -mode daemon,again,hang'
 
 sim: ## try SEEDS=300 fresh seeds in the simulator; a failure prints its seed
 	CGO_ENABLED=0 go test -count=1 ./simulations -run Faults -seeds=$(SEEDS)
