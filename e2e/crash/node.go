@@ -31,6 +31,7 @@ type node struct {
 	monitors int
 	other    *bystander
 	serial   int
+	bin      string // the folder of the programs
 }
 
 // work does the tasks that come on stdin.
@@ -72,7 +73,7 @@ func newNode(o *options) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &node{lab: lab, arm: lab.Path("arm"), trace: lab.Path("trace")}
+	n := &node{lab: lab, arm: lab.Path("arm"), trace: lab.Path("trace"), bin: o.bin}
 	if err := n.setUp(ctx, o); err != nil {
 		lab.Abandon = true
 		return nil, errors.Join(err, n.close())

@@ -27,6 +27,7 @@ type task struct {
 	Mode, Point string
 	Nth         int
 	Restart     bool   // the story has the daemon killed and started in its middle
+	First       string // a point that the monitor dies at before: without that the story does not come by
 	Then        string // the second point of mode again
 }
 
@@ -34,6 +35,9 @@ func (t task) String() string {
 	s := t.Mode + " " + t.Point
 	if t.Nth > 1 {
 		s += fmt.Sprintf(" #%d", t.Nth)
+	}
+	if t.First != "" {
+		s += " after " + t.First
 	}
 	if t.Then != "" {
 		s += " then " + t.Then
@@ -47,6 +51,9 @@ var unreachable = []struct{ points, why string }{
 	{`^(step|undo)/container/checkpoint/|^(monitor|handle)/createRestored/`, "restoring a checkpoint: CRIU does not work on every machine; e2e/vm has it"},
 	{`^(step|undo)/container/relabel/`, "relabelling needs SELinux"},
 	{`^step/sandbox/strays/`, "strays are only undone"},
+	{`^monitor/upgrade/`, "the daemon asks for no upgrade of the monitor, the administrator does (handle/upgrade)"},
+	{`^log/anew/`, "a spool begins anew after a fault of the disk; the monitor's tests have it"},
+	{`^keep/lost$`, "the monitor dies because the keeper has: then nobody holds anything"},
 	{`^(monitor|handle)/quit/`, "nobody asks a monitor to end but Troupe's own tests"},
 }
 
@@ -68,6 +75,22 @@ func declared(bin, program string) ([]string, error) {
 	return strings.Fields(string(out)), nil
 }
 
+// leads say at which point the monitor dies before another that only the next
+// monitor comes by.
+var leads = []struct{ points, first string }{
+	{`^keep/(load|serving)/`, "handle/exec/before"},
+	{`^log/mend/`, "log/intent/after"},
+}
+
+func firstOf(point string) string {
+	for _, l := range leads {
+		if regexp.MustCompile(l.points).MatchString(point) {
+			return l.first
+		}
+	}
+	return ""
+}
+
 // times is how often a point is tried in a mode: each time a story writes its
 // journal is a point of its own.
 func times(mode, point string, hits int) int {
@@ -81,7 +104,7 @@ func times(mode, point string, hits int) int {
 // A hello is said in plain stories too, but only by streams; and a list is asked
 // for in the background, when a start is over.
 func needsRestart(point string, hits int) bool {
-	return hits == 0 && !strings.HasPrefix(point, "step/") || strings.HasPrefix(point, "handle/hello/") || strings.Contains(point, "/list/")
+	return hits == 0 && !strings.HasPrefix(point, "step/") && firstOf(point) == "" || strings.HasPrefix(point, "handle/hello/") || strings.Contains(point, "/list/")
 }
 
 // recovery is where a daemon that has just been started may come by. Where it
@@ -110,7 +133,7 @@ func tasks(o *options, daemon, monitor []string, plain map[string]int) []task {
 				continue
 			}
 			for n := range times(mode, p, plain[p]) {
-				t := task{Mode: mode, Point: p, Nth: n + 1, Restart: needsRestart(p, plain[p])}
+				t := task{Mode: mode, Point: p, Nth: n + 1, Restart: needsRestart(p, plain[p]), First: firstOf(p)}
 				if mode == again {
 					t.Then = recovery[random.IntN(len(recovery))]
 				}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -17,6 +18,30 @@ import (
 
 func (s *story) needs(pattern string) bool {
 	return s.r.Task.Mode == traced || regexp.MustCompile(pattern).MatchString(s.r.Task.Point)
+}
+
+func (s *story) pull(ctx context.Context) error {
+	if !s.withImage() {
+		return nil
+	}
+	image := &runtime.ImageSpec{Image: s.n.fetched}
+	if st, err := s.n.cri.Image.ImageStatus(ctx, &runtime.ImageStatusRequest{Image: image}); err != nil || st.Image != nil {
+		return err
+	}
+	_, err := s.n.cri.Image.PullImage(ctx, &runtime.PullImageRequest{Image: image})
+	return err
+}
+
+// withImage: pulling and removing an image is part of the stories that need it.
+func (s *story) withImage() bool { return s.needs("^image/") }
+
+// removeImage leaves the node without it; the next story that needs it pulls it.
+func (s *story) removeImage(ctx context.Context) error {
+	if !s.withImage() {
+		return nil
+	}
+	_, err := s.n.cri.Image.RemoveImage(ctx, &runtime.RemoveImageRequest{Image: &runtime.ImageSpec{Image: s.n.fetched}})
+	return err
 }
 
 // streams are an exec and an attach by crictl.
@@ -51,7 +76,10 @@ func (s *story) checkpoint(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, _ = s.n.cri.Runtime.CheckpointPod(ctx, &runtime.CheckpointPodRequest{PodSandboxId: s.pod, OutputPath: dir, ContainerIds: []string{s.last["a"].id}})
+	_, err = s.n.cri.Runtime.CheckpointPod(ctx, &runtime.CheckpointPodRequest{PodSandboxId: s.pod, OutputPath: dir, ContainerIds: []string{s.last["a"].id}})
+	if err != nil && strings.Contains(err.Error(), "unable to freeze") {
+		return err // cgroup v1 on a busy machine: once more
+	}
 	if err := s.writes("a"); err != nil {
 		return errors.Join(s.present(ctx), err) // where the pod was stopped meanwhile, it need not
 	}
@@ -74,6 +102,26 @@ func (s *story) writes(name string) error {
 		time.Sleep(50 * time.Millisecond)
 	}
 	return fmt.Errorf("container %s writes no more", name)
+}
+
+// terminal is a container with one.
+func (s *story) terminal(ctx context.Context) error {
+	if !s.needs("^log/terminal/") {
+		return nil
+	}
+	return s.endOf(ctx, "t")
+}
+
+// upgrade has the monitor make room for its own program.
+func (s *story) upgrade(ctx context.Context) error {
+	if !s.needs("^handle/upgrade/") || s.passed() {
+		return nil
+	}
+	out, err := exec.CommandContext(ctx, filepath.Join(s.n.bin, "troupe-monitor"), "upgrade", "--dir", filepath.Join(s.n.daemon.Run, "monitor")).CombinedOutput()
+	if err != nil && s.r.Task.Mode != traced { // there, a monitor that has no such command is fine
+		return fmt.Errorf("troupe-monitor upgrade: %w: %s", err, out)
+	}
+	return nil
 }
 
 // withTornRecord: strays are what a container without a record holds.
