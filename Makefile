@@ -18,7 +18,7 @@ TOOLS        := .cache/tools/bin
 RACE := ./messages/... ./actors/... ./supervisor/... ./cri/... ./cmd/troupe/...
 
 .DEFAULT_GOAL := help
-.PHONY: recovery sim help setup build test e2e critest vm-test lint bench bench-pull demo install deps clean tools peers kubelet kubelet-test unit race kernel fuzz cve-test soak
+.PHONY: recovery sim help setup build test e2e critest vm-test lint bench bench-pull demo install deps clean tools peers kubelet kubelet-test unit race kernel fuzz cve-test soak crash-test crash-some
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,7 +35,7 @@ build: ## build bin/troupe, bin/troupe-monitor, bin/troupe-sim; print their size
 	  printf '%-22s %8d KiB  %s\n' bin/$$b $$(( $$(stat -c %s bin/$$b) / 1024 )) \
 	    "$$(file -b bin/$$b | grep -oE 'statically linked|dynamically linked|static-pie linked' || echo '?')"; done
 
-test: build race unit kernel e2e ## run every test: unit, simulations, real kernel, end to end (as root)
+test: build race unit kernel e2e crash-some ## run every test: unit, simulations, real kernel, end to end (as root)
 
 race:
 	CGO_ENABLED=1 go test -race -tags $(PURE_TAGS) $(RACE)
@@ -48,6 +48,16 @@ kernel:
 
 e2e: build tools ## run real containers through crictl, a real registry and real CNI plugins (as root)
 	CGO_ENABLED=0 go test -count=1 -timeout 20m -tags $(PURE_TAGS) ./e2e/...
+
+crash-test: tools ## kill daemon and monitor at every crash point, then judge the node; CRASH='-v -only <regexp>' (as root)
+	@mkdir -p .cache/failpoints
+	@CGO_ENABLED=0 go build -trimpath -tags $(PURE_TAGS),failpoints -ldflags '-s -w $(STAMP)' -o .cache/failpoints/troupe ./cmd/troupe
+	@CGO_ENABLED=1 go build -trimpath -tags $(MONITOR_TAGS),failpoints -ldflags '-s -w -extldflags -static $(STAMP)' -o .cache/failpoints/troupe-monitor ./cmd/troupe-monitor
+	@CGO_ENABLED=0 go build -trimpath -tags $(PURE_TAGS) -o .cache/crash ./e2e/crash && ./.cache/crash $(CRASH)
+
+# One point in twelve, other ones each time: what CI has time for.
+crash-some:
+	@$(MAKE) --no-print-directory crash-test CRASH='-every 12 -mode daemon,again,hang'
 
 sim: ## try SEEDS=300 fresh seeds in the simulator; a failure prints its seed
 	CGO_ENABLED=0 go test -count=1 ./simulations -run Faults -seeds=$(SEEDS)

@@ -33,11 +33,31 @@ func (s *story) accident(ctx context.Context) error {
 		case <-time.After(time.Millisecond):
 		}
 	}
+	if s.leading.Load() {
+		if err := s.n.disarm(); err != nil {
+			return err
+		}
+		what := "kill"
+		if s.r.Task.Mode == hangs {
+			what = "hang"
+		}
+		if err := s.n.arms(s.r.Task.Point, what, 1); err != nil {
+			return err
+		}
+		s.leading.Store(false)
+		return s.accident(ctx)
+	}
 	switch s.r.Task.Mode {
 	case bothDie:
 		if err := s.n.killMonitor(); err != nil {
 			return fmt.Errorf("killing the monitor: %w", err)
 		}
+	case again:
+		s.reached.Store(true)
+		if err := s.n.disarm(); err != nil {
+			return err
+		}
+		return s.n.arms(s.r.Task.Then, "kill", 1)
 	case hangs:
 		return s.whileItHangs()
 	}
@@ -52,9 +72,9 @@ func (s *story) whileItHangs() (err error) {
 		time.Sleep(time.Until(begun.Add(hangTime)))
 		err = errors.Join(err, os.Remove(s.n.arm+".fired"))
 	}()
-	s.reached = true
-	if s.r.Task.Restart {
-		return nil // in the daemon's start: there is no connection to the monitor yet
+	s.reached.Store(true)
+	if s.r.Task.Restart || s.r.Task.First != "" {
+		return nil // in a start: daemon and monitor are not connected yet
 	}
 	for range 3 {
 		ctx, cancel := context.WithTimeout(context.Background(), soon)

@@ -33,7 +33,7 @@ func (c *counted) take(name, text string) error {
 			c.begin += fields[3]
 			continue
 		}
-		content := c.begin + fields[3]
+		content := c.begin + strings.TrimSuffix(fields[3], "\r") // a terminal's
 		c.begin = ""
 		number, ours := strings.CutPrefix(content, name+" ")
 		n, err := strconv.Atoi(number)

@@ -7,47 +7,24 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// The containers: a writes lines until it is told to end, b a number of them.
+// The containers: a writes lines until it is told to end, b a number of them, t to a
+// terminal.
 // Each writes down the truth of its end before it ends. A line and its count are
 // one command, which no trap divides.
 var scripts = map[string]string{
 	"a": `trap 'echo "$i 7" > /out/%[1]s; exit 7' TERM; i=0; while :; do echo "a $((i++))"; [ $((i %% 20)) -ne 0 ] || sleep 0.01; done`,
 	"b": `i=0; while [ $i -lt 3000 ]; do echo "b $((i++))"; done; echo "$i 3" > /out/%[1]s; exit 3`,
+	"t": `i=0; while [ $i -lt 300 ]; do echo "t $((i++))"; done; echo "$i 4" > /out/%[1]s; exit 4`,
 }
 
-func (s *story) pull(ctx context.Context) error {
-	if !s.withImage() {
-		return nil
-	}
-	image := &runtime.ImageSpec{Image: s.n.fetched}
-	if st, err := s.n.cri.Image.ImageStatus(ctx, &runtime.ImageStatusRequest{Image: image}); err != nil || st.Image != nil {
-		return err
-	}
-	_, err := s.n.cri.Image.PullImage(ctx, &runtime.PullImageRequest{Image: image})
-	return err
-}
-
-// withImage: pulling and removing an image is part of the stories that need it.
-func (s *story) withImage() bool {
-	return s.r.Task.Mode == traced || strings.HasPrefix(s.r.Task.Point, "image/")
-}
-
-// removeImage leaves the node without it; the next story that needs it pulls it.
-func (s *story) removeImage(ctx context.Context) error {
-	if !s.withImage() {
-		return nil
-	}
-	_, err := s.n.cri.Image.RemoveImage(ctx, &runtime.RemoveImageRequest{Image: &runtime.ImageSpec{Image: s.n.fetched}})
-	return err
-}
+// endsWith is what those end with that end by themselves.
+var endsWith = map[string]int32{"b": 3, "t": 4}
 
 func (s *story) pods(ctx context.Context) ([]*runtime.PodSandbox, error) {
 	r, err := s.n.cri.Runtime.ListPodSandbox(ctx, &runtime.ListPodSandboxRequest{Filter: &runtime.PodSandboxFilter{LabelSelector: s.labels()}})
@@ -123,7 +100,7 @@ func (s *story) runContainer(ctx context.Context, name string) error {
 			if err != nil {
 				return err
 			}
-			if name == "b" && st.ExitCode == 3 {
+			if code, ends := endsWith[name]; ends && st.ExitCode == code {
 				return nil
 			}
 			attempt = c.Metadata.Attempt + 1
@@ -147,7 +124,7 @@ func (s *story) container(name string, attempt uint32) *runtime.ContainerConfig 
 	mark := s.mark(name, s.attempt, attempt)
 	return &runtime.ContainerConfig{
 		Metadata: &runtime.ContainerMetadata{Name: name, Attempt: attempt}, Labels: map[string]string{"name": name},
-		Image: &runtime.ImageSpec{Image: s.n.image}, LogPath: mark + ".log",
+		Image: &runtime.ImageSpec{Image: s.n.image}, LogPath: mark + ".log", Tty: name == "t",
 		Command: []string{"sh", "-c", fmt.Sprintf(scripts[name], mark)},
 		Mounts: []*runtime.Mount{
 			{HostPath: s.out, ContainerPath: "/out"},
@@ -197,13 +174,14 @@ func (s *story) wrote(name string) error {
 	return err
 }
 
-func (s *story) endOfB(ctx context.Context) error {
-	if err := s.runContainer(ctx, "b"); err != nil {
+// endOf makes sure that a container that ends by itself has done so.
+func (s *story) endOf(ctx context.Context, name string) error {
+	if err := s.runContainer(ctx, name); err != nil {
 		return err
 	}
-	st, err := s.judge(ctx, "b")
-	if err == nil && st.ExitCode != 3 {
-		return fmt.Errorf("b has ended with %d (%s)", st.ExitCode, st.Reason)
+	st, err := s.judge(ctx, name)
+	if err == nil && st.ExitCode != endsWith[name] {
+		return fmt.Errorf("%s has ended with %d (%s)", name, st.ExitCode, st.Reason)
 	}
 	return err
 }
@@ -236,26 +214,6 @@ func (s *story) update(ctx context.Context) error {
 		err = fmt.Errorf("updated to 512 CPU shares, it is shown with %d", r.Status.Resources.GetLinux().GetCpuShares())
 	}
 	return err
-}
-
-// streams are an exec and an attach by crictl, in the stories that need them.
-func (s *story) streams(ctx context.Context) error {
-	p := s.r.Task.Point
-	if s.r.Task.Mode != traced && !strings.Contains(p, "/execStream/") && !strings.Contains(p, "/attach/") {
-		return nil
-	}
-	if err := s.runContainer(ctx, "a"); err != nil {
-		return err
-	}
-	if out, err := s.n.crictl.Run(ctx, "exec", s.last["a"].id, "echo", "streamed"); err != nil || out != "streamed" {
-		return fmt.Errorf("crictl exec printed %q: %w", out, err)
-	}
-	short, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
-	defer cancel()
-	if out, _ := s.n.crictl.Run(short, "attach", s.last["a"].id); !strings.Contains(out, "a ") && !s.n.fired() { // it is cut off: a never ends
-		return errors.New("crictl attach printed nothing")
-	}
-	return nil
 }
 
 // reopen rotates a's log as the kubelet does.

@@ -31,6 +31,7 @@ type node struct {
 	monitors int
 	other    *bystander
 	serial   int
+	bin      string // the folder of the programs
 }
 
 // work does the tasks that come on stdin.
@@ -72,7 +73,7 @@ func newNode(o *options) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &node{lab: lab, arm: lab.Path("arm"), trace: lab.Path("trace")}
+	n := &node{lab: lab, arm: lab.Path("arm"), trace: lab.Path("trace"), bin: o.bin}
 	if err := n.setUp(ctx, o); err != nil {
 		lab.Abandon = true
 		return nil, errors.Join(err, n.close())
@@ -204,13 +205,9 @@ func (n *node) killMonitor() error {
 }
 
 // arms arms a point; fired says whether it was reached.
-func (n *node) arms(t task) error {
-	what := "kill"
-	if t.Mode == hangs {
-		what = "hang"
-	}
+func (n *node) arms(point, what string, nth int) error {
 	next := n.arm + ".next"
-	if err := os.WriteFile(next, fmt.Appendf(nil, "%s=%s,%d\n", t.Point, what, max(t.Nth, 1)), 0o600); err != nil {
+	if err := os.WriteFile(next, fmt.Appendf(nil, "%s=%s,%d\n", point, what, nth), 0o600); err != nil {
 		return err
 	}
 	return os.Rename(next, n.arm) // all at once
@@ -246,12 +243,15 @@ func (n *node) surveyor() harness.Surveyor {
 }
 
 // known leaves out what is Troupe's own and changes: a monitor's pid, the
-// store's files, and what the other pod's shell starts.
+// store's files, what the other pod's shell starts, and torn records that were
+// put aside for people.
 func (n *node) known(s harness.Survey) harness.Survey {
 	s["process"] = slices.DeleteFunc(s["process"], func(p string) bool {
-		return strings.Contains(p, "troupe-monitor --dir") || strings.Contains(p, otherSleeps)
+		return strings.Contains(p, "troupe-monitor --dir") || strings.Contains(p, otherSleeps) || strings.Contains(p, "sleep (zombie)")
 	})
-	s["file"] = slices.DeleteFunc(s["file"], func(p string) bool { return strings.HasPrefix(p, filepath.Join(n.daemon.Run, "images")) })
+	s["file"] = slices.DeleteFunc(s["file"], func(p string) bool {
+		return strings.HasPrefix(p, filepath.Join(n.daemon.Run, "images")) || strings.HasPrefix(p, filepath.Join(n.daemon.Root, "quarantine"))
+	})
 	return s
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -24,11 +25,13 @@ type story struct {
 	config  *runtime.PodSandboxConfig
 	pod     string
 	out     string // what containers write down
-	reached bool
-	ends    time.Time
-	last    map[string]*held
-	judged  map[string]bool
-	logs    map[string]bool // whose log has been judged, by name and attempt
+	// reached: the point was, though its mark may be gone. leading: it is the one
+	// before that is armed.
+	reached, leading atomic.Bool
+	ends             time.Time
+	last             map[string]*held
+	judged           map[string]bool
+	logs             map[string]bool // whose log has been judged, by name and attempt
 }
 
 // held is a container as it is known to the story.
@@ -84,7 +87,11 @@ func (s *story) run() error {
 		err = s.plugIn(watching)
 	}
 	if err == nil && s.r.Task.Mode != traced {
-		err = s.n.arms(s.r.Task)
+		what := "kill"
+		if s.r.Task.Mode == hangs {
+			what = "hang"
+		}
+		err = s.arms(what)
 	}
 	if err == nil {
 		err = s.live()
@@ -94,13 +101,25 @@ func (s *story) run() error {
 	}
 	stop()
 	err = errors.Join(err, <-accident)
-	s.r.Reached = s.r.Reached || s.reached || s.n.fired()
+	s.r.Reached = s.r.Reached || s.passed()
 	s.r.Hits = s.hits()
 	if err != nil {
 		return err
 	}
 	return s.after()
 }
+
+// arms arms the point, or the one before it.
+func (s *story) arms(what string) error {
+	if s.r.Task.First == "" {
+		return s.n.arms(s.r.Task.Point, what, max(s.r.Task.Nth, 1))
+	}
+	s.leading.Store(true)
+	return s.n.arms(s.r.Task.First, "kill", 1)
+}
+
+// passed says whether the point was reached.
+func (s *story) passed() bool { return s.reached.Load() || !s.leading.Load() && s.n.fired() }
 
 // hits counts what the daemon and the monitor came by.
 func (s *story) hits() map[string]int {
@@ -117,8 +136,8 @@ func (s *story) hits() map[string]int {
 
 // waitForPoint gives what happens in the background a moment.
 func (s *story) waitForPoint() error {
-	for range 50 {
-		if s.reached || s.n.fired() {
+	for range 500 {
+		if s.passed() {
 			return s.try("after the point", func(context.Context) error { return s.n.revive() })
 		}
 		time.Sleep(20 * time.Millisecond)
@@ -168,11 +187,14 @@ func (s *story) once() error {
 		{"run the pod", s.runPod},
 		{"run container a", func(ctx context.Context) error { return s.runContainer(ctx, "a") }},
 		{"run container b", func(ctx context.Context) error { return s.runContainer(ctx, "b") }},
+		{"run a terminal", s.terminal},
 		{"wait for a's first line", func(context.Context) error { return s.wrote("a") }},
-		{"the end of b", s.endOfB},
+		{"the end of b", func(ctx context.Context) error { return s.endOf(ctx, "b") }},
 		{"exec", s.exec},
 		{"update", s.update},
 		{"streams", s.streams},
+		{"checkpoint", s.checkpoint},
+		{"upgrade", s.upgrade},
 		{"the daemon's restart", s.restart},
 		{"reopen", s.reopen},
 		{"stop container a", s.stopA},
@@ -219,11 +241,16 @@ func (s *story) try(what string, f func(context.Context) error) error {
 // restart kills the daemon in the story's middle, for points that only a start
 // comes by.
 func (s *story) restart(ctx context.Context) error {
-	if !s.r.Task.Restart || s.reached || s.n.fired() {
+	if !s.r.Task.Restart || s.passed() {
 		return nil
 	}
 	if err := s.n.daemon.Kill(); err != nil {
 		return err
+	}
+	if s.withTornRecord() {
+		if err := s.tear("b"); err != nil {
+			return err
+		}
 	}
 	return s.n.revive()
 }
