@@ -406,9 +406,19 @@ func (x *Index) containerIDs(pod string) []string {
 	return ids
 }
 
-// podIDs are all pods there are, listed or not.
-func (x *Index) podIDs() []string {
+// attachable are the pods that can use a network: all that there are, listed or
+// not, but those that are not ready and have none of the namespaces in held.
+func (x *Index) attachable(held []backends.Held) (ids []string) {
+	pinned := map[string]bool{}
+	for _, h := range held {
+		pinned[h.Pod] = true
+	}
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	return sortedKeys(x.pods)
+	for _, id := range sortedKeys(x.pods) {
+		if x.pods[id].State != messages.PodNotReady || pinned[id] {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }

@@ -43,6 +43,9 @@ func (n *network) Receive(ctx actor.Context) {
 		n.onRanges(ctx.Sender(), m)
 	case networkChanged: // from the watch
 		n.check()
+	case podLost:
+		n.collect = false
+		n.check()
 	default:
 		if !n.handled(m) {
 			unexpected(n.env, ctx, "")
@@ -126,6 +129,8 @@ func (n *network) show(c messages.Condition) {
 // gc tells the plugins which pods there are. A pod that is just starting is
 // among them: the index has every pod from its first step on. So is one that
 // has lost its record while its processes live: the sweeper ends them first.
+// One whose namespaces were taken by a restart of the node is not: its
+// addresses and ports are free at once, and not when somebody stops it.
 func (n *network) gc() {
 	index := n.env.Index
 	n.do(Job{Lane: LaneStop, Name: "gc", Limit: n.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
@@ -133,8 +138,12 @@ func (n *network) gc() {
 		if err != nil {
 			return nil, err
 		}
+		namespaces, err := n.env.Node.Namespaces.Held(ctx)
+		if err != nil {
+			return nil, err
+		}
 		return nil, n.env.Node.Network.GC(ctx, func() []string {
-			valid := index.podIDs()
+			valid := index.attachable(namespaces)
 			for _, p := range processes {
 				valid = append(valid, p.Pod)
 			}

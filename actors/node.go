@@ -54,6 +54,10 @@ func (n *node) Receive(ctx actor.Context) {
 		n.env.Index.dropActor(ctx.Self().Id)
 	case podGone:
 		n.onGone(ctx, m)
+	case podLost: // behind the load of all pods, so that there is the other
+		if n.env.network != nil {
+			ctx.Send(n.env.network, m)
+		}
 	case processFact:
 		if _, broken := n.broken[m.Pod]; broken {
 			return // it will ask for the truth

@@ -90,6 +90,10 @@ func isRequest(m any) bool {
 	return false
 }
 
+// podLost says that a pod's namespaces went with a restart of the node, as its
+// snapshot shows by then: the network can take its addresses and ports back.
+type podLost struct{}
+
 // podGone tells the node that nothing of a pod is left; the node answers the
 // callers once the name is free.
 type podGone struct {

@@ -122,6 +122,7 @@ func (s *sandbox) resume(f found, spawn func(string) *actor.PID) {
 		if reason := s.lost(f); reason != "" {
 			s.become(messages.PodNotReady, reason)
 			s.journal()
+			s.env.send(s.env.nodePID, podLost{})
 		}
 	case messages.PodStopping:
 		s.become(messages.PodStopping, "")

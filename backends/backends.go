@@ -93,8 +93,8 @@ type Network interface {
 	Detach(ctx context.Context, r NetworkRequest) error
 	// Status is nil when pods can be attached, else says why not (CNI STATUS).
 	Status(ctx context.Context) error
-	// GC tells the plugins which pods are valid (CNI GC); they free what they
-	// hold for others. valid is asked while no Attach is under way, and Attach
+	// GC detaches every pod that is not valid, and tells the plugins which are
+	// (CNI GC); they free what they hold for others. valid is asked while no Attach is under way, and Attach
 	// waits meanwhile, so that no pod is missed; kind Busy when one is.
 	GC(ctx context.Context, valid func() []string) error
 	// SetRanges keeps the ranges that the addresses of pods attached from now

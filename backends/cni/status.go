@@ -2,11 +2,13 @@ package cni
 
 import (
 	"context"
+	"errors"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
+	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
 )
 
@@ -34,11 +36,20 @@ func (b *Backend) Status(ctx context.Context) error {
 // allDoors is more than there can be pods.
 const allDoors = 1 << 20
 
-// GC tells the plugins which pods there are, so that they can free what they
-// hold for others (CNI 1.1; with older configurations there is nothing to
-// tell). A plugin that hangs in an ADD must not hold up the other pods behind
-// a GC that waits for it: GC does not wait.
+// GC detaches the pods that are held and not valid, then tells the plugins
+// which are, so that they can free what they hold for others (CNI 1.1; plugins
+// of older configurations have nothing but the detaching). A plugin that hangs
+// in an ADD must not hold up the other pods behind a GC that waits for it: GC
+// does not wait.
 func (b *Backend) GC(ctx context.Context, valid func() []string) error {
+	if !b.doors.TryAcquire(allDoors) {
+		return messages.Errorf(messages.Busy, "garbage collection of networks: pods are being attached")
+	}
+	defer b.doors.Release(allDoors)
+	pods := valid()
+	if err := b.detachAllBut(ctx, pods); err != nil {
+		return err
+	}
 	n, err := b.source.network()
 	if messages.KindOf(err) == messages.Unavailable && err != nil {
 		return nil // no network, no plugins to tell
@@ -49,12 +60,8 @@ func (b *Backend) GC(ctx context.Context, valid func() []string) error {
 	if knows, err := version.GreaterThanOrEqualTo(n.list.CNIVersion, "1.1.0"); err != nil || !knows {
 		return nil
 	}
-	if !b.doors.TryAcquire(allDoors) {
-		return messages.Errorf(messages.Busy, "garbage collection of network %q: pods are being attached", n.list.Name)
-	}
-	defer b.doors.Release(allDoors)
 	args := &libcni.GCArgs{ValidAttachments: []types.GCAttachment{}}
-	for _, pod := range valid() {
+	for _, pod := range pods {
 		args.ValidAttachments = append(args.ValidAttachments, types.GCAttachment{ContainerID: pod, IfName: ifName})
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.config.DelTimeout)
@@ -63,4 +70,25 @@ func (b *Backend) GC(ctx context.Context, valid func() []string) error {
 		return failure(ctx, messages.Internal, "garbage collection of network %q of %s: %w", n.list.Name, n.file, err)
 	}
 	return nil
+}
+
+// detachAllBut goes on past failures: one pod's plugin that fails keeps no
+// other pod's address.
+func (b *Backend) detachAllBut(ctx context.Context, valid []string) error {
+	held, err := b.Held(ctx)
+	if err != nil {
+		return err
+	}
+	done := map[string]bool{}
+	for _, pod := range valid {
+		done[pod] = true
+	}
+	var errs []error
+	for _, h := range held {
+		if !done[h.Pod] {
+			done[h.Pod] = true
+			errs = append(errs, b.Detach(ctx, backends.NetworkRequest{Pod: h.Pod}))
+		}
+	}
+	return errors.Join(errs...)
 }

@@ -79,14 +79,18 @@ func Network(t *testing.T, new func(t *testing.T) NetworkHarness) {
 		wantHeld(t, h.Network, two.Pod)
 		dropAll(t, h.Network, two.Pod)
 	})
-	t.Run("GCKeepsWhatIsValid", func(t *testing.T) {
+	t.Run("GCKeepsWhatIsValidAndFreesTheRest", func(t *testing.T) {
 		h := new(t)
-		r := h.request(ID(t))
+		r, other := h.request(ID(t)), h.request(ID(t))
 		first := attach(t, h, r)
+		attach(t, h, other)
+		h.Unpin(other.Pod) // as after a restart of the node
 		must(t, h.Network.GC(context30s(t), func() []string { return []string{r.Pod} }))
 		if again := attach(t, h, r); !slices.Equal(first, again) {
 			t.Errorf("had %v, after GC %v", first, again)
 		}
+		wantNothingHeld(t, h.Network, other.Pod)
+		must(t, h.Network.Detach(context30s(t), other)) // its stop comes later
 		must(t, h.Network.Detach(context30s(t), r))
 	})
 	t.Run("AMissingNamespaceIsAnErrorAndLeavesNothing", func(t *testing.T) {

@@ -81,7 +81,7 @@ func (a *agent) open() (err error) {
 // obey is a boot: see what the one before has left, see that the node can be
 // used as if it were new, tidy up, and work until the end.
 func (a *agent) obey(ctx context.Context) error {
-	wait, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	wait, cancel := context.WithTimeout(ctx, 6*time.Minute)
 	defer cancel()
 	if _, err := a.cri.Runtime.Version(wait, &runtime.VersionRequest{}, grpc.WaitForReady(true)); err != nil {
 		return fmt.Errorf("the daemon does not answer: %w", err)
