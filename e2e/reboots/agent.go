@@ -27,9 +27,14 @@ type agent struct {
 	plan   Plan
 	cri    *harness.CRI
 	ending atomic.Bool // the machine goes down: calls may fail
+	calls  atomic.Int64
+	due    chan bool // closed when the work has had as many answers as planned
 }
 
 func (a *agent) tell(e Event) {
+	if e.Kind == "did" && a.due != nil && a.calls.Add(1) == int64(a.plan.Answers) {
+		close(a.due)
+	}
 	a.port.Tell(func(after time.Duration) any {
 		e.After = after
 		return e

@@ -69,8 +69,9 @@ func (s *series) draw(n int) *round {
 	random := rand.New(rand.NewPCG(r.seed, 1))
 	r.plan = Plan{
 		Image: s.image, Other: s.other, Attempts: s.next(), Seed: r.seed, Work: n <= s.rounds,
-		End:   []End{PowerCut, PowerCut, PowerCut, Reset, Reboot}[random.IntN(5)],
-		After: time.Duration(random.IntN(25000)) * time.Millisecond,
+		End: []End{PowerCut, PowerCut, PowerCut, Reset, Reboot}[random.IntN(5)],
+		// By calls, because time says little about a machine that others slow down.
+		Answers: random.IntN(70), After: time.Duration(random.IntN(1500)) * time.Millisecond,
 	}
 	if n%3 == 0 || n > s.rounds { // it takes the most time of all
 		r.plan.Fill = addresses
@@ -141,8 +142,8 @@ func (s *series) report(last *round, e Event, v verdict) {
 	if len(v.lost)+len(v.invented)+len(e.Found.Units) > 0 || e.Found.Check != "" {
 		result = "FAIL"
 	}
-	fmt.Printf("%d, seed %d: %s after %.1f s of work (%s); %s; the daemon answered %.1f s after the boot; listed: %d pods, %d containers, %d codes kept, %d unknown, %d put aside: %s\n",
-		last.number, last.seed, last.plan.End, last.plan.After.Seconds(), last.phases, last.blocks, e.Found.Booted, len(e.Found.Pods), len(e.Found.Containers), v.codes, v.unknown, len(e.Found.Aside), result)
+	fmt.Printf("%d, seed %d: %s %d ms after %d answers (%s); %s; the daemon answered %.1f s after the boot; listed: %d pods, %d containers, %d codes kept, %d unknown, %d put aside: %s\n",
+		last.number, last.seed, last.plan.End, last.plan.After.Milliseconds(), last.plan.Answers, last.phases, last.blocks, e.Found.Booted, len(e.Found.Pods), len(e.Found.Containers), v.codes, v.unknown, len(e.Found.Aside), result)
 	for _, text := range v.lost {
 		s.problem(last, &s.lost, "lost", text)
 	}

@@ -12,7 +12,8 @@ type Plan struct {
 	Fill         int               // how many pods are run while the old ones are still listed
 	Seed         uint64
 	End          End
-	After        time.Duration // from the beginning of the work to the end
+	Answers      int           // the end comes when so many calls of the work have been answered,
+	After        time.Duration // and so long after that
 	Work         bool          // false: look, tidy up, and that is all
 }
 

@@ -21,6 +21,10 @@ const (
 
 // work has pods come and go until the end is due.
 func (a *agent) work(ctx context.Context) error {
+	a.due = make(chan bool)
+	if a.plan.Answers == 0 {
+		close(a.due)
+	}
 	failed := make(chan error, len(atWork)+1)
 	for _, n := range atWork {
 		go func() { failed <- a.comeAndGo(ctx, n) }()
@@ -29,8 +33,10 @@ func (a *agent) work(ctx context.Context) error {
 	select {
 	case err := <-failed:
 		return err
-	case <-time.After(a.plan.After):
+	case <-a.due:
+	case <-time.After(3 * time.Minute): // all stay as they are
 	}
+	time.Sleep(a.plan.After)
 	a.ending.Store(true)
 	a.tell(Event{Kind: "cut"})
 	switch a.plan.End {
