@@ -78,6 +78,10 @@ kubelet-test: build kubelet ## run pods under a real kubelet and API server; a l
 vm-test: build tools $(TOOLS)/critest ## test in a Debian guest: systemd, cgroup v2, AppArmor, two kernels, a reboot; PARTS= KERNELS= (as root)
 	@KERNELS='$(KERNELS)' ./e2e/vm.sh $(PARTS)
 
+.PHONY: vm-power
+vm-power: build ## take a Debian guest down, by reboot, reset and power cut, while pods come and go; ARGS='-rounds 5' (as root)
+	@./e2e/vm-power.sh $(ARGS)
+
 critest: build tools $(TOOLS)/critest ## run the CRI conformance suite, then in parallel; FOCUS= runs a part, HANDLER= another handler (as root)
 	@CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o $(TOOLS)/critest-standin ./e2e/critest/standin
 	@CGO_ENABLED=0 go build -trimpath -tags $(PURE_TAGS) -o .cache/critest-run ./e2e/critest && \

@@ -69,6 +69,10 @@ build() {
         CGO_ENABLED=0 go build -trimpath -tags "$TAGS" -o .cache/vm/critest-run ./e2e/critest
         CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o .cache/vm/critest-standin ./e2e/critest/standin
         tools critest ginkgo busybox-dynamic ;;
+      vm)
+        # The same source as another version, for upgrades.
+        CGO_ENABLED=0 go build -trimpath -tags "$TAGS" -ldflags '-s -w -X main.version=v99.0.0' -o .cache/vm/newer/troupe ./cmd/troupe
+        CGO_ENABLED=1 go build -trimpath -tags seccomp,netgo,osusergo -ldflags '-s -w -extldflags -static -X main.version=v99.0.0' -o .cache/vm/newer/troupe-monitor ./cmd/troupe-monitor ;;&
       *) CGO_ENABLED=0 go test -c -tags "vm,$TAGS" -o ".cache/vm/$part.test" "./$(directory "$part")" ;;
     esac
   done

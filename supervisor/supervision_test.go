@@ -62,7 +62,7 @@ func onStage(t *testing.T, hook fake.Hook) *stage {
 	settings := actors.DefaultSettings()
 	settings.RetryMin, settings.RetryMax, settings.KillPatience = 5*time.Millisecond, 100*time.Millisecond, 20*time.Millisecond
 	var err error
-	if s.tree, err = Start(t.Context(), Config{Node: s.node.Backends(), Log: slog.New(s.bomb), Limits: DefaultLimits(), Settings: settings}); err != nil {
+	if s.tree, err = Start(t.Context(), Config{Node: s.node.Backends(), Log: slog.New(s.bomb), Limits: DefaultLimits(), Settings: settings, Boot: "the first"}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -30,7 +30,9 @@ func (b *Backend) SetRanges(ctx context.Context, ranges []netip.Prefix) error {
 	if err := os.MkdirAll(b.config.CacheDir, 0o700); err != nil {
 		return diskError("keep the pods' address ranges", err)
 	}
-	if err := errors.Join(os.WriteFile(path+".new", content, 0o600), os.Rename(path+".new", path)); err != nil {
+	// On disk before it has its name: after a power cut an empty file would keep
+	// every pod from its network, until the kubelet tells the ranges again.
+	if err := errors.Join(writeSynced(path+".new", content), os.Rename(path+".new", path)); err != nil {
 		_ = os.Remove(path + ".new")
 		return diskError("keep the pods' address ranges", err)
 	}
@@ -57,4 +59,13 @@ func (b *Backend) ranges() ([][]map[string]string, error) {
 		sets = append(sets, []map[string]string{{"subnet": r.String()}})
 	}
 	return sets, nil
+}
+
+func writeSynced(path string, content []byte) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	return errors.Join(err, f.Sync(), f.Close())
 }

@@ -1,18 +1,14 @@
 package main
 
 import (
-	"bufio"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
-	"github.com/vishvananda/netlink"
+	"github.com/troupe-run/troupe/e2e/blackout"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,28 +19,16 @@ const (
 	imageRoot    = data + "/images"
 	socket       = runDir + "/troupe.sock"
 	logFile      = data + "/troupe.log" // it survives a cut in part only
-	dataDisk     = "vda"                // the only virtio disk
-	modules      = "failover net_failover virtio_net virtio_blk overlay"
 )
 
 // port is the machine's line to the host.
-type port struct {
-	mu   sync.Mutex
-	file *os.File
-	zero time.Time
-}
+type port struct{ *blackout.Port }
 
 func (p *port) tell(e Event) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	e.After = time.Since(p.zero)
-	line, err := json.Marshal(e)
-	if err == nil {
-		_, err = p.file.Write(append(line, '\n'))
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "telling the host:", err) // the console, which the host keeps
-	}
+	p.Tell(func(after time.Duration) any {
+		e.After = after
+		return e
+	})
 }
 
 // beMachine is process 1 of the guest. It never returns: the host ends it.
@@ -81,91 +65,28 @@ func boot() (*port, *Plan, error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
 		return nil, nil, fmt.Errorf("sharing mounts: %w", err)
 	}
-	for _, name := range strings.Fields(modules) {
-		if err := load("/lib/modules/" + name + ".ko"); err != nil {
+	for _, name := range strings.Fields(blackout.Modules) {
+		if err := blackout.Load("/lib/modules/" + name + ".ko"); err != nil {
 			return nil, nil, err
 		}
 	}
-	p, err := openPort()
-	if err != nil {
+	var plan Plan
+	p, err := blackout.OpenPort(&plan)
+	if p == nil {
 		return nil, nil, err
 	}
-	var plan Plan
-	line, err := bufio.NewReader(p.file).ReadBytes('\n')
-	if err == nil {
-		err = json.Unmarshal(line, &plan)
-	}
-	return p, &plan, errors.Join(err, network(), mountData())
+	return &port{p}, &plan, errors.Join(err, blackout.Network(), mountData())
 }
 
-func load(module string) error {
-	f, err := os.Open(module)
-	if err != nil {
+// mountData mounts the disk, which replays its journal.
+func mountData() error {
+	if err := blackout.HasCache(); err != nil {
 		return err
 	}
-	defer f.Close()
-	if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil {
-		return fmt.Errorf("loading %s: %w", module, err)
-	}
-	return nil
-}
-
-func openPort() (*port, error) {
-	names, _ := filepath.Glob("/sys/class/virtio-ports/*/name")
-	if len(names) != 1 {
-		return nil, fmt.Errorf("there are %d virtio ports", len(names))
-	}
-	f, err := os.OpenFile("/dev/"+filepath.Base(filepath.Dir(names[0])), os.O_RDWR, 0)
-	return &port{file: f, zero: time.Now()}, err
-}
-
-// network is the address that QEMU's user network expects; the host is 10.0.2.2.
-func network() error {
-	for name, address := range map[string]string{"lo": "", "eth0": "10.0.2.15/24"} {
-		link, err := netlink.LinkByName(name)
-		if err != nil {
-			return fmt.Errorf("link %s: %w", name, err)
-		}
-		if address != "" {
-			a, err := netlink.ParseAddr(address)
-			if err != nil {
-				return err
-			}
-			if err := netlink.AddrAdd(link, a); err != nil {
-				return fmt.Errorf("address of %s: %w", name, err)
-			}
-		}
-		if err := netlink.LinkSetUp(link); err != nil {
-			return fmt.Errorf("link %s: %w", name, err)
-		}
-	}
-	return nil
-}
-
-// mountData mounts the disk, which replays its journal. A file system that
-// finds fault with itself means that the disk or this program is wrong, not
-// Troupe; on a disk that claims to have no cache nothing would be flushed. FUA
-// must not be claimed either: QEMU's NVMe claims it and passes on plain writes,
-// so that the journal's last commit is lost with the cache.
-func mountData() error {
-	for name, want := range map[string]string{"write_cache": "write back", "fua": "0"} {
-		got, err := os.ReadFile("/sys/block/" + dataDisk + "/queue/" + name)
-		if err != nil || strings.TrimSpace(string(got)) != want {
-			return fmt.Errorf("the disk's %s is %q, want %s: %w", name, got, want, err)
-		}
-	}
-	if err := unix.Mount("/dev/"+dataDisk, data, "ext4", 0, "errors=remount-ro"); err != nil {
+	if err := unix.Mount("/dev/"+blackout.DataDisk, data, "ext4", 0, "errors=remount-ro"); err != nil {
 		return fmt.Errorf("mounting the disk: %w", err)
 	}
-	return fileSystemErrors()
-}
-
-func fileSystemErrors() error {
-	path := "/sys/fs/ext4/" + dataDisk + "/errors_count"
-	if count, err := os.ReadFile(path); err != nil || strings.TrimSpace(string(count)) != "0" {
-		return fmt.Errorf("%s is %q: %w", path, count, err)
-	}
-	return nil
+	return blackout.FileSystemErrors()
 }
 
 const configuration = `[crio]

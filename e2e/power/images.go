@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"strings"
 
+	"github.com/troupe-run/troupe/e2e/blackout"
 	"github.com/troupe-run/troupe/e2e/harness"
 )
 
@@ -23,7 +24,7 @@ type catalogue struct {
 // small too, as that is what a missing sync leaves empty.
 func publish(ctx context.Context, r *harness.Registry) (*catalogue, error) {
 	_, port, _ := strings.Cut(r.Host, ":")
-	c := &catalogue{registry: "10.0.2.2:" + port, ids: map[string]string{}} // QEMU's name for the host
+	c := &catalogue{registry: blackout.Gateway + ":" + port, ids: map[string]string{}}
 	base := layer("base", 60, 300<<10)
 	for i := range 8 {
 		middle := layer(fmt.Sprintf("middle%d", i/2), 20, 150<<10)

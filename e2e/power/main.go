@@ -84,7 +84,7 @@ func cutPower(ctx context.Context, o *options, t *tally) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("seed %d; kernel %s, %s\n", o.seed, o.kernel, w.accel)
+	fmt.Printf("seed %d; kernel %s, %s\n", o.seed, o.kernel, w.Accel)
 	var mu sync.Mutex
 	given := 0
 	ordinal := func() int {

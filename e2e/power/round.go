@@ -2,9 +2,13 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"github.com/troupe-run/troupe/e2e/blackout"
 )
 
 // series is a row of cuts on one disk.
@@ -13,7 +17,7 @@ type series struct {
 	*catalogue
 	*options
 	name    string
-	disk    *Disk
+	machine *blackout.Machine
 	images  map[string]presence
 	known   map[string]bool // what was corrupt before
 	ordinal func() int      // the number of the next cut, 0: enough
@@ -35,7 +39,7 @@ type cut struct {
 	number   int
 	seed     uint64
 	plan     Plan
-	survival Survival
+	survival blackout.Survival
 	blocks   string
 	phase    string
 	sight    Sight
@@ -48,15 +52,22 @@ func (s *series) run(ctx context.Context) error {
 	s.pulling = 6 * time.Second
 	var before *cut
 	for ctx.Err() == nil {
-		if s.disk == nil {
+		if s.machine == nil {
 			var err error
-			if s.disk, err = s.newDisk(s.name); err != nil {
+			if s.machine, err = s.newMachine(s.name); err != nil {
 				return err
 			}
 			s.images, s.known = map[string]presence{}, map[string]bool{}
 		}
-		c := s.next()
-		err := s.boot(ctx, s.name, s.disk, c.plan, s.limit, func(e Event) { s.see(c, &before, e) })
+		c := s.draw()
+		err := s.machine.Run(ctx, c.plan, s.limit, func(line []byte) (blackout.Next, error) {
+			var e Event
+			if err := json.Unmarshal(line, &e); err != nil {
+				return blackout.GoOn, fmt.Errorf("what the machine says (%q): %w", line, err)
+			}
+			s.see(c, &before, e)
+			return next(e)
+		})
 		if ctx.Err() != nil {
 			break
 		}
@@ -72,16 +83,27 @@ func (s *series) run(ctx context.Context) error {
 			return nil
 		}
 		random := rand.New(rand.NewPCG(c.seed, 2))
-		survived, of := s.disk.On(c.survival, random)
+		survived, of := s.machine.Disk.On(c.survival, random)
 		c.blocks = fmt.Sprintf("%s, %d of %d unflushed blocks survived", c.survival, survived, of)
 		before = c
 	}
 	return ctx.Err()
 }
 
-// next draws what the coming round does. What was removed or not there is
+// next is what becomes of the machine after it said something.
+func next(e Event) (blackout.Next, error) {
+	switch e.Kind {
+	case "cut", "done":
+		return blackout.Cut, nil
+	case "failed":
+		return blackout.GoOn, errors.New(e.Error)
+	}
+	return blackout.GoOn, nil
+}
+
+// draw draws what the coming round does. What was removed or not there is
 // pulled, so that every round has pulls.
-func (s *series) next() *cut {
+func (s *series) draw() *cut {
 	c := &cut{number: s.ordinal()}
 	c.plan = Plan{Registry: s.registry, StartLimit: s.limit / 2}
 	if c.number == 0 {
@@ -107,7 +129,7 @@ func (s *series) next() *cut {
 	}
 	c.plan.Pull = c.plan.Pull[:min(len(c.plan.Pull), 2+random.IntN(4))]
 	c.plan.Cut = moment(random, s.pulling)
-	c.survival = []Survival{Lost, Kept, Mixed, Mixed}[random.IntN(4)]
+	c.survival = []blackout.Survival{blackout.Lost, blackout.Kept, blackout.Mixed, blackout.Mixed}[random.IntN(4)]
 	return c
 }
 

@@ -100,7 +100,7 @@ func (s *series) fail(before, c *cut, err error) {
 	}
 	s.problem("failed", "cut %d, seed %d: the machine after it: %v", of.number, of.seed, err)
 	s.keepDisk(of)
-	s.disk = nil
+	s.machine = nil
 }
 
 func (s *series) problem(kind, format string, args ...any) {
@@ -119,7 +119,7 @@ func (s *series) keepDisk(c *cut) {
 	path := fmt.Sprintf("%s/disk-%d.raw", s.out, c.seed)
 	f, err := os.Create(path)
 	if err == nil {
-		err = s.disk.Dump(f)
+		err = s.machine.Disk.Dump(f)
 		_ = f.Close() // the error of Dump is the one that tells
 	}
 	fmt.Printf("  its disk is %s (%v)\n", path, err)

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/troupe-run/troupe/e2e/blackout"
 	"github.com/troupe-run/troupe/e2e/harness"
 	"google.golang.org/grpc"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -81,7 +82,7 @@ func (n *node) look(ctx context.Context, stage string) error {
 	if err := check(ctx, f); err != nil {
 		return err
 	}
-	if err := fileSystemErrors(); err != nil {
+	if err := blackout.FileSystemErrors(); err != nil {
 		return err
 	}
 	n.tell(Event{Kind: "found", Stage: stage, Found: f})

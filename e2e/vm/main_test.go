@@ -89,7 +89,7 @@ func setUp(ctx context.Context) error {
 		return err
 	}
 	for path, content := range map[string]string{
-		"/etc/troupe/troupe.conf.d/10-test.conf": fmt.Sprintf("[crio.image]\ninsecure_registries = [%q]\n[crio.runtime]\nlog_level = \"debug\"\n[crio.checkpoint_restore]\ncontainer_level_enabled = \"checkpoint_restore\"\n", registry.Host),
+		"/etc/troupe/troupe.conf.d/10-test.conf": fmt.Sprintf("[crio.image]\ninsecure_registries = [%q]\n[crio.runtime]\nlog_level = \"debug\"\n[crio.checkpoint_restore]\ncontainer_level_enabled = \"checkpoint_restore\"\n[troupe]\nsweep_grace = \"30s\"\n", registry.Host),
 		"/etc/cni/net.d/10-test.conflist": `{"cniVersion": "1.0.0", "name": "test", "plugins": [
 			{"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true,
 			 "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.88.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
