@@ -23,9 +23,9 @@ func DefaultLimits() Limits {
 	return Limits{Start: 16, Stop: 64, Probe: 64, Image: 32, Layer: 6, Read: 64}
 }
 
-// walks is how many volumes are walked over at once. What hangs in a dead NFS
+// Walks is how many volumes are walked over at once. What hangs in a dead NFS
 // server holds a place here, and none in the lanes that pods start by.
-const walks = 16
+const Walks = 16
 
 // workers runs jobs on goroutines: those of one key in order, those of one
 // lane at most so many at once, the highest rank first.
@@ -87,7 +87,7 @@ func newWorkers(ctx context.Context, l Limits) *workers {
 		lanes: map[actors.Lane]*gate{
 			actors.LaneStart: newGate(l.Start), actors.LaneStop: newGate(l.Stop), actors.LaneProbe: newGate(l.Probe),
 			actors.LaneImage: newGate(l.Image), actors.LaneLayer: newGate(l.Layer),
-			actors.LaneRead: newGate(l.Read), actors.LaneWalk: newGate(walks),
+			actors.LaneRead: newGate(l.Read), actors.LaneWalk: newGate(Walks),
 		},
 	}
 }

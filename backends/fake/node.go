@@ -20,6 +20,7 @@ import (
 
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // Config is a node as it is delivered.
@@ -73,6 +74,8 @@ type Node struct {
 	changed     map[string]bool       // pods that Invariants has to look at
 	known       map[string][]string   // containers, by pod; "" stands for the pod
 	misheard    []string              // what plugins were told wrongly
+	fates       map[string]fate       // how processes ended, by container
+	forms       map[*runtime.LinuxContainerResources]string
 }
 
 // New makes an empty node: no pods, no images, a network that is ready, and a
@@ -85,7 +88,7 @@ func New(c Config) *Node {
 		roots: map[backends.Key]*root{}, volumes: map[backends.Key]*volumes{},
 		bundles: map[backends.Key]*bundle{}, missing: map[string]bool{}, registry: map[string]published{}, unreachable: map[string]bool{},
 		records: map[backends.Key]*record{}, excused: map[backends.Key]bool{},
-		changed: map[string]bool{}, known: map[string][]string{},
+		changed: map[string]bool{}, known: map[string][]string{}, fates: map[string]fate{}, forms: map[*runtime.LinuxContainerResources]string{},
 	}
 	if n.hook == nil {
 		n.hook = plain{}
