@@ -118,7 +118,7 @@ func (n *Node) PowerCut(lost func(backends.Key) Loss) {
 func (n *Node) fallBack(k backends.Key) {
 	old := n.records[k].old
 	n.forget(k)
-	n.excused[k] = true
+	n.rolled[k] = true
 	if old != nil {
 		n.disk.used += int64(len(old))
 		n.records[k] = &record{data: old}
