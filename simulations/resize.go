@@ -40,7 +40,7 @@ func (w *World) deadline() time.Time {
 	if w.chance(0.5) {
 		return time.Time{}
 	}
-	return w.now.Add(w.between(time.Millisecond, 30*time.Second))
+	return w.wall().Add(w.between(time.Millisecond, 30*time.Second))
 }
 
 // checkLimits: what is shown of a container that nothing is being done to is in
