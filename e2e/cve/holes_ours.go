@@ -92,7 +92,7 @@ var oursHoles = []hole{
 	{
 		cves: []string{"CVE-2021-41103", "CVE-2024-25621"}, whose: "containerd", what: "users of the node could look into roots and volumes",
 		test:  e2eTest("TestUsersOfTheNodeReachNothingOfContainers"),
-		guard: []edit{ours("backends/rootfs/rootfs.go", "if err := os.MkdirAll(filepath.Join(cfg.Root, \"pods\"), 0o700); err != nil {", "if err := os.MkdirAll(filepath.Join(cfg.Root, \"pods\"), 0o755); err != nil {")},
+		guard: []edit{ours("cmd/troupe/lock.go", "os.MkdirAll(dir, 0o700)", "os.MkdirAll(dir, 0o755)")},
 	},
 	{
 		cves: []string{"CVE-2020-15257"}, whose: "containerd", what: "the helper's socket could be connected to by everybody",
@@ -112,7 +112,7 @@ var oursHoles = []hole{
 	{
 		cves: []string{"CVE-2026-95837", "CVE-2026-92574"}, whose: "containerd, CRI-O", what: "a restore gave processes the rights that the checkpoint says",
 		test:  monitorIs("TestCapturedProcessesWithMoreRightsThanTheContainerAreRefused"),
-		guard: []edit{ours("cmd/troupe-monitor/confined.go", "if err := want.check(file); err != nil {", "if err := want.check(file); err != nil && false {")},
+		guard: []edit{ours("cmd/troupe-monitor/confined.go", "if i > 1 && word != 0 || i < 2 && uint32(word)&^uint32(allowed>>(32*i)) != 0 {", "if false && i > 1 && word != 0 && allowed == 0 {")},
 	},
 	{
 		cves: []string{"CVE-2026-119101", "CVE-2026-115520"}, whose: "runc, crun", what: "a link in an image made a restore mount a directory of the node",
