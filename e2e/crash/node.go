@@ -263,7 +263,7 @@ func (n *node) surveyor() harness.Surveyor {
 // put aside for people.
 func (n *node) known(s harness.Survey) harness.Survey {
 	s["process"] = slices.DeleteFunc(s["process"], func(p string) bool {
-		return strings.Contains(p, "troupe-monitor --dir") || strings.Contains(p, otherSleeps) || strings.Contains(p, "sleep (zombie)")
+		return strings.Contains(p, "troupe-monitor --dir") || strings.Contains(p, otherSleeps) || strings.HasSuffix(p, ": sleep") || strings.HasSuffix(p, ": sleep (zombie)") // as it begins and ends
 	})
 	s["file"] = slices.DeleteFunc(s["file"], func(p string) bool {
 		return strings.HasPrefix(p, filepath.Join(n.daemon.Run, "images")) || strings.HasPrefix(p, filepath.Join(n.daemon.Root, "quarantine"))
