@@ -149,12 +149,28 @@ func (n *node) push(ctx context.Context, registry *harness.Registry) error {
 func (n *node) close() error {
 	var err error
 	if n.other != nil && !n.lab.Abandon {
-		err = n.other.end(n.cri)
+		if err = n.other.end(n.cri); err != nil {
+			err = fmt.Errorf("the other pod cannot be ended: %w\n%s\n--- the monitor's log\n%s", err, processTree(), n.monitorTail(60))
+			n.lab.Abandon = true
+		}
 	}
 	if n.cri != nil {
 		n.cri.Close()
 	}
 	return errors.Join(err, n.lab.Close())
+}
+
+// processTree is what runs on this node: pid, parent, state, name.
+func processTree() string {
+	var b strings.Builder
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range stats {
+		stat, _ := os.ReadFile(path)
+		if fields := strings.Fields(string(stat)); len(fields) > 3 {
+			fmt.Fprintf(&b, "%s child of %s: %s %s\n", fields[0], fields[3], fields[2], fields[1])
+		}
+	}
+	return b.String()
 }
 
 // revive starts a daemon that has ended, as systemd does.
@@ -247,7 +263,7 @@ func (n *node) surveyor() harness.Surveyor {
 // put aside for people.
 func (n *node) known(s harness.Survey) harness.Survey {
 	s["process"] = slices.DeleteFunc(s["process"], func(p string) bool {
-		return strings.Contains(p, "troupe-monitor --dir") || strings.Contains(p, otherSleeps) || strings.Contains(p, "sleep (zombie)")
+		return strings.Contains(p, "troupe-monitor --dir") || strings.Contains(p, otherSleeps) || strings.HasSuffix(p, ": sleep") || strings.HasSuffix(p, ": sleep (zombie)") // as it begins and ends
 	})
 	s["file"] = slices.DeleteFunc(s["file"], func(p string) bool {
 		return strings.HasPrefix(p, filepath.Join(n.daemon.Run, "images")) || strings.HasPrefix(p, filepath.Join(n.daemon.Root, "quarantine"))

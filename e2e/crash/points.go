@@ -100,11 +100,13 @@ func times(mode, point string, hits int) int {
 	return 1
 }
 
+// starting are the requests of a daemon's start. Plain stories may have them too,
+// in the background or by an upgrade of the monitor, but not for certain.
+var starting = regexp.MustCompile(`^(monitor|handle)/(hello|watch|list|state)/`)
+
 // needsRestart: what a plain story does not come by, a start of the daemon does.
-// A hello is said in plain stories too, but only by streams; and a list is asked
-// for in the background, when a start is over.
 func needsRestart(point string, hits int) bool {
-	return hits == 0 && !strings.HasPrefix(point, "step/") && firstOf(point) == "" || strings.HasPrefix(point, "handle/hello/") || strings.Contains(point, "/list/")
+	return starting.MatchString(point) || hits == 0 && !strings.HasPrefix(point, "step/") && firstOf(point) == ""
 }
 
 // recovery is where a daemon that has just been started may come by. Where it
