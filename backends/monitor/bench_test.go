@@ -12,7 +12,7 @@ import (
 // What a container prints as fast as it can, in lines of 100 bytes: how much of
 // it gets into the log in a second, and what that costs the monitor.
 func BenchmarkTheLogOfAFloodOfLines(b *testing.B) {
-	const each = 256 << 20
+	const each = 64 << 20
 	flood(b, each, fmt.Sprintf("yes %s | head -c %d", strings.Repeat("x", 99), each))
 }
 

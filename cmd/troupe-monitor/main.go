@@ -124,11 +124,12 @@ func run(dir, manager string, log *slog.Logger) error {
 	}
 	m := newMonitor(p, manager == "systemd", oomScore, loop, log)
 	m.keeper, m.lockFile, keeper.replace = keeper, lock, m.replaceKeeper
+	m.holdSocket(own.take(slotListener))
 	m.keepOwn()
 	go loop.run()
 	go m.sweepOrphans()
 	m.load(held)
-	server, err := listen(p.socket(), own.take(slotListener), m, log)
+	server, err := listen(p.socket(), m, log)
 	if err != nil {
 		return err
 	}

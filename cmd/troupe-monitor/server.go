@@ -31,13 +31,13 @@ type server struct {
 
 // listen goes on with the socket of an earlier monitor, in whose queue clients
 // may wait, or replaces it; the lock is ours.
-func listen(path string, earlier *os.File, m *monitor, log *slog.Logger) (*server, error) {
+func listen(path string, m *monitor, log *slog.Logger) (*server, error) {
 	s := &server{m: m, log: log, path: path}
-	if earlier != nil {
+	if m.socketFile != nil {
 		if info, err := os.Lstat(path); err == nil && info.Mode()&os.ModeSocket != 0 {
-			return s, s.use(earlier)
+			return s, s.use()
 		}
-		earlier.Close() // nobody would find it
+		m.socketFile.Close() // nobody would find it
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("remove the old socket: %w", err)
@@ -54,17 +54,22 @@ func listen(path string, earlier *os.File, m *monitor, log *slog.Logger) (*serve
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	return s, s.use(f)
+	m.holdSocket(f)
+	return s, s.use()
 }
 
-// use listens on the descriptor, which stays open for the keeper.
-func (s *server) use(f *os.File) error {
-	s.m.socketFd = int(f.Fd()) // now: later it would make the listener blocking
-	l, err := net.FileListener(f)
+// holdSocket keeps the descriptor of the socket, for the keeper. Its number is
+// taken down now: later Fd would make the listener blocking.
+func (m *monitor) holdSocket(f *os.File) {
+	m.socketFile, m.socketFd = f, descriptor(f)
+}
+
+func (s *server) use() error {
+	l, err := net.FileListener(s.m.socketFile)
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	s.listener, s.m.socketFile = l.(*net.UnixListener), f
+	s.listener = l.(*net.UnixListener)
 	return nil
 }
 

@@ -51,7 +51,7 @@ type contender struct {
 }
 
 var contenders = []contender{
-	{"troupe", []string{"troupe", "troupe-monitor"}, startTroupe},
+	{"troupe", []string{"troupe", "troupe-monitor", "troupe-keeper"}, startTroupe},
 	{"containerd", []string{"containerd", "containerd-shim-runc-v2"}, startContainerd},
 }
 

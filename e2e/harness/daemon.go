@@ -245,14 +245,24 @@ func (d *Daemon) Stop() error {
 	return end(d.cmd)
 }
 
-// Monitors are the troupe-monitor processes of this daemon.
-func (d *Daemon) Monitors() []int {
+// Monitors are the troupe-monitor processes of this daemon, without their
+// keepers.
+func (d *Daemon) Monitors() []int { return d.monitors("troupe-monitor") }
+
+// Keepers are the parents of the monitors, which start them again when they die.
+func (d *Daemon) Keepers() []int { return d.monitors("troupe-keeper") }
+
+// monitors are the processes of the monitor's program that go by a name.
+func (d *Daemon) monitors(name string) []int {
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	var pids []int
 	for _, dir := range dirs {
 		cmdline, err := os.ReadFile(dir + "/cmdline")
 		args := strings.Split(string(cmdline), "\x00")
 		if err != nil || filepath.Base(args[0]) != "troupe-monitor" || !strings.Contains(string(cmdline), filepath.Join(d.Run, "monitor")) {
+			continue
+		}
+		if comm, err := os.ReadFile(dir + "/comm"); err != nil || strings.TrimSpace(string(comm)) != name {
 			continue
 		}
 		if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil {
@@ -269,12 +279,28 @@ func (d *Daemon) StopMonitor() error {
 		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("stopping monitor %d: %w", pid, err)
 		}
-		for try := 0; alive(pid); try++ {
-			if try == 50 {
-				_ = syscall.Kill(pid, syscall.SIGKILL) // gone already is as good
-			}
-			time.Sleep(20 * time.Millisecond)
+	}
+	for range 50 {
+		if len(d.Monitors())+len(d.Keepers()) == 0 {
+			return nil
 		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return d.KillMonitorAndKeeper()
+}
+
+// KillMonitorAndKeeper is SIGKILL to both. Each would start the other again, so
+// both are made to stand still first.
+func (d *Daemon) KillMonitorAndKeeper() error {
+	for _, sig := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL} {
+		for _, pid := range append(d.Keepers(), d.Monitors()...) {
+			if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return fmt.Errorf("killing monitor or keeper %d: %w", pid, err)
+			}
+		}
+	}
+	for len(d.Monitors())+len(d.Keepers()) > 0 {
+		time.Sleep(5 * time.Millisecond)
 	}
 	return nil
 }

@@ -112,6 +112,10 @@ func processes(daemon string) ([]string, error) {
 				name += " (zombie)"
 			}
 		}
+		if strings.Contains(string(stat), " (troupe-monitor) ") { // another one after its death is no other thing
+			out = append(out, "monitor: "+name)
+			continue
+		}
 		if daemon == "" || !strings.Contains(name, daemon) {
 			out = append(out, fmt.Sprintf("%d: %s", pid, name))
 		}
