@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"sync"
 	"syscall"
+	"unsafe"
 
 	"github.com/opencontainers/runc/libcontainer"
 	"golang.org/x/sys/unix"
