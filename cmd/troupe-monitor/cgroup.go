@@ -39,13 +39,15 @@ func (c *container) signalAll(sig unix.Signal) error {
 
 // killCgroup kills until nobody is left: at once with cgroup.kill (v2, kernel
 // 5.14), else in rounds. A frozen v1 cgroup must be thawed for the signal to act.
+// To end takes a process CPU time, which a starved or throttled one waits for.
 func killCgroup(cg cgroups.Manager) error {
 	if p := cg.Path(""); cgroups.IsCgroup2UnifiedMode() && p != "" {
 		if os.WriteFile(filepath.Join(p, "cgroup.kill"), []byte("1"), 0) == nil {
 			return nil
 		}
 	}
-	for range killRounds {
+	pause := 5 * time.Millisecond
+	for end := time.Now().Add(killWait); time.Now().Before(end); pause = min(pause*5/4, 100*time.Millisecond) {
 		pids, err := pidsOf(cg)
 		if err != nil || len(pids) == 0 {
 			return err
@@ -60,7 +62,7 @@ func killCgroup(cg cgroups.Manager) error {
 				return fmt.Errorf("thaw the cgroup of killed processes: %w", err)
 			}
 		}
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(pause)
 	}
 	pids, err := pidsOf(cg)
 	if err != nil || len(pids) == 0 {
@@ -68,8 +70,6 @@ func killCgroup(cg cgroups.Manager) error {
 	}
 	return fmt.Errorf("processes %v do not end after SIGKILL: they may hang in the kernel (see /proc/PID/stack)", pids)
 }
-
-const killRounds = 200
 
 // pidsOf are the processes of a cgroup and those below it; none when it has gone.
 func pidsOf(cg cgroups.Manager) ([]int, error) {
