@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -207,5 +208,17 @@ func TestTheTreeIsIndented(t *testing.T) {
 	})
 	if !strings.Contains(text, "\n  sandbox-ababababababa  ready") || !strings.Contains(text, "pid:1 ip:10.0.0.2") {
 		t.Errorf("the tree is\n%s", text)
+	}
+}
+
+// The Go runtime ends a program that panics, or gets the watchdog's SIGABRT,
+// with 2: a unit that is not restarted then stays down with a whole node.
+func TestSystemdRestartsADaemonThatPanicsAndNotOneThatCannotBeConfigured(t *testing.T) {
+	unit, err := os.ReadFile("../../packaging/troupe.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(unit), fmt.Sprintf("\nRestartPreventExitStatus=%d\n", exitUsage)) || exitUsage == 2 {
+		t.Errorf("the unit is not kept down by just %d:\n%s", exitUsage, unit)
 	}
 }

@@ -30,7 +30,7 @@ func configCommand(o *options) *cobra.Command {
 		},
 		&cobra.Command{
 			Use:   "check",
-			Short: "Check the files; name every option that has no effect (exit status 2 if they cannot be used)",
+			Short: "Check the files; name every option that has no effect (exit status 78 if they cannot be used)",
 			RunE:  func(cmd *cobra.Command, _ []string) error { return checkConfig(cmd, o.source) },
 		},
 		&cobra.Command{

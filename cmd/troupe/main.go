@@ -20,7 +20,10 @@ import (
 // Exit codes.
 const (
 	exitFailed = 1 // it did not work, or the node is not ready
-	exitUsage  = 2 // the command line or the configuration is wrong
+	// The command line or the configuration is wrong: trying again does not mend
+	// it, and systemd is told not to. EX_CONFIG of sysexits.h, and not 2: with
+	// that the Go runtime ends a program that panics, or gets the watchdog's SIGABRT.
+	exitUsage = 78
 )
 
 func main() {
