@@ -123,11 +123,18 @@ func (c *container) exit(st messages.ProcessState) {
 	if !st.StartedAt.IsZero() {
 		c.process.StartedAt = st.StartedAt
 	}
+	// What ends before its start is the runtime's own init, which waits for it: its
+	// code (2, when a SIGTERM ends it) says nothing of the container.
+	early := (c.state == messages.ContainerCreated || c.state == "") && c.process.StartedAt.IsZero() && st.Signal == 0 && !st.ExitUnknown
+	st.ExitUnknown = st.ExitUnknown || early
 	c.process.Status, c.process.ExitedAt, c.process.ExitCode = st.Status, st.ExitedAt, st.ExitCode
 	c.process.OOMKilled, c.process.ExitUnknown, c.process.Signal = st.OOMKilled, st.ExitUnknown, st.Signal
 	c.reason, c.message = exitReason(st, hasSeccompProfile(c.plan.Config))
 	if st.ExitUnknown {
 		c.process.ExitCode = -1
+	}
+	if early {
+		c.message = "it was ended before it was started"
 	}
 	if c.startErr != nil {
 		c.process.ExitCode, c.process.ExitUnknown = startErrorCode, false

@@ -69,3 +69,28 @@ func TestTheAddressesOfPodsThatARebootEndedAreFreeBeforeTheyAreStopped(t *testin
 	s.must(messages.StopPod{Pod: s.pod})
 	s.must(messages.RemovePod{Pod: s.pod})
 }
+
+// The runtime's own init, which waits for the start, ends with 2 when systemd
+// stops its scope at a reboot.
+func TestAContainerThatIsEndedBeforeItsStartHasNoExitCode(t *testing.T) {
+	s := onStage(t, nil)
+	s.must(messages.PullImage{Ref: "registry.local/app:1"})
+	s.pod = s.must(messages.RunPod{Handler: "h", Config: &runtime.PodSandboxConfig{Metadata: &runtime.PodSandboxMetadata{Name: "p", Namespace: "n"}}})
+	s.cont = s.must(messages.CreateContainer{Pod: s.pod, Config: &runtime.ContainerConfig{
+		Metadata: &runtime.ContainerMetadata{Name: "c"}, Image: &runtime.ImageSpec{Image: "registry.local/app:1"},
+	}})
+	s.node.Kill(s.cont, 2, false)
+	var c *messages.ContainerSnapshot
+	eventually(t, "it has exited", func() bool {
+		for _, one := range s.tree.View().Containers() {
+			if one.ID == s.cont {
+				c = one
+			}
+		}
+		return c != nil && c.State == messages.ContainerExited
+	})
+	if c.ExitCode != -1 || c.Reason != "Unknown" {
+		t.Errorf("it is shown with code %d, reason %q", c.ExitCode, c.Reason)
+	}
+	s.must(messages.RemovePod{Pod: s.pod})
+}

@@ -141,7 +141,7 @@ func (j *judging) exit(name, state string, p *pod, known *container, c Container
 		possible = append(possible, known.ends)
 	}
 	stopped := known.stop.asked > 0 || p.stop.asked > 0 || p.remove.asked > 0 || j.end == Reboot
-	if known.seen == 0 && stopped && known.start.asked > 0 {
+	if known.seen == 0 && stopped { // also one that waits to be started can be killed
 		possible = append(possible, 137, 143)
 	}
 	if !slices.Contains(possible, c.Code) || c.Reason != "Error" {
