@@ -63,9 +63,7 @@ func TestTheAddressesOfPodsThatARebootEndedAreFreeBeforeTheyAreStopped(t *testin
 	}
 	s.reboot()
 	eventually(t, "its address is free", func() bool { return held() == 0 })
-	if !s.isNotReady(s.pod) {
-		t.Error("it is not shown as not ready")
-	}
+	eventually(t, "it is not ready", func() bool { return s.isNotReady(s.pod) })
 	s.must(messages.StopPod{Pod: s.pod})
 	s.must(messages.RemovePod{Pod: s.pod})
 }
