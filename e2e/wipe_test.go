@@ -24,7 +24,7 @@ func (n *node) program(args ...string) *exec.Cmd {
 func TestAfterAReboot(t *testing.T) {
 	n := ownNode(t, sweeping("2s"))
 	n.leavesNothing(t)
-	t.Cleanup(func() { ok(t, n.daemon.StopMonitor()) }) // it is another one than before
+	t.Cleanup(func() { ok(t, n.daemon.Stop()); ok(t, n.daemon.StopMonitor()) }) // it is another one than before
 	p := n.pod(t)
 	running := p.start(t, "exec sleep 100000")
 	ended := p.start(t, "exit 3")

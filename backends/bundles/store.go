@@ -83,7 +83,8 @@ func removeSpec(dir string) error {
 	}
 	var errs []error
 	for _, name := range append(names, filepath.Join(dir, specName)) {
-		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		// Ours by its name, whatever damage has made of it.
+		if err := os.RemoveAll(name); err != nil {
 			errs = append(errs, err)
 		}
 	}

@@ -64,7 +64,7 @@ func New(c Config) (*Backend, error) {
 			continue
 		}
 		dir := filepath.Join(c.Work, e.Name())
-		if output, err := os.ReadFile(filepath.Join(dir, note)); err == nil {
+		if output, err := backends.ReadFile(filepath.Join(dir, note)); err == nil {
 			if err := clearOutput(string(output)); err != nil {
 				b.log.Error("half a checkpoint is left; remove it", "dir", string(output), "err", err)
 			}

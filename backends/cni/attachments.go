@@ -78,15 +78,16 @@ func (b *Backend) attachment(config []byte, conf *libcni.RuntimeConf) (attachmen
 }
 
 func (b *Backend) openAttempt(pod string) (*attachment, error) {
-	content, err := os.ReadFile(b.attemptPath(pod))
+	content, err := backends.ReadFile(b.attemptPath(pod))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read the attempt to attach pod %s: %w", pod, err)
-	}
 	var t attempt
-	if err := json.Unmarshal(content, &t); err != nil {
+	if err == nil {
+		err = json.Unmarshal(content, &t)
+	}
+	if err != nil {
+		b.config.Log.Warn("the note of an attempt to attach a pod is damaged", "pod", pod, "error", err)
 		t = attempt{}
 	}
 	a, err := b.attachment(t.Config, &libcni.RuntimeConf{

@@ -58,7 +58,7 @@ func (b *Backend) beginAttempt(n *network, conf *libcni.RuntimeConf) (*os.File, 
 }
 
 func (b *Backend) endAttempt(pod string) error {
-	if err := os.Remove(b.attemptPath(pod)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.RemoveAll(b.attemptPath(pod)); err != nil {
 		return fmt.Errorf("note that pod %s is attached: %w", pod, err)
 	}
 	return nil
@@ -72,8 +72,9 @@ const stray = 20 * time.Second
 // waitForPlugins waits until no plugin of an attempt runs any more and locks it
 // against others; the file is nil when there is no attempt.
 func (b *Backend) waitForPlugins(ctx context.Context, pod string) (*os.File, error) {
-	f, err := os.Open(b.attemptPath(pod))
-	if errors.Is(err, fs.ErrNotExist) {
+	// Whatever has come to lie there must not hold up a detach.
+	f, err := os.OpenFile(b.attemptPath(pod), os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) {
 		return nil, nil
 	}
 	if err != nil {
@@ -108,7 +109,7 @@ func (b *Backend) forget(pod string) error {
 		return err
 	}
 	for _, name := range names {
-		if err := os.Remove(filepath.Join(b.resultsDir(), name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.RemoveAll(filepath.Join(b.resultsDir(), name)); err != nil {
 			return fmt.Errorf("forget the network of pod %s: %w", pod, err)
 		}
 	}

@@ -113,7 +113,7 @@ func (b *Backend) saveClaim(pod string, c claim) error {
 // readClaim gives an empty claim when there is none.
 func (b *Backend) readClaim(pod string) (claim, error) {
 	var c claim
-	content, err := os.ReadFile(filepath.Join(b.portsDir(), pod))
+	content, err := backends.ReadFile(filepath.Join(b.portsDir(), pod))
 	if errors.Is(err, fs.ErrNotExist) {
 		return c, nil
 	}
@@ -161,7 +161,7 @@ func (b *Backend) claimants() ([]string, error) {
 func (b *Backend) releasePorts(pod string) error {
 	b.ports.Lock()
 	defer b.ports.Unlock()
-	if err := os.Remove(filepath.Join(b.portsDir(), pod)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.RemoveAll(filepath.Join(b.portsDir(), pod)); err != nil {
 		return fmt.Errorf("release the host ports of pod %s: %w", pod, err)
 	}
 	return nil

@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+
+	"github.com/troupe-run/troupe/backends"
 )
 
 func (b *Backend) rangesPath() string { return filepath.Join(b.config.CacheDir, "ranges") }
@@ -23,12 +25,15 @@ func (b *Backend) SetRanges(ctx context.Context, ranges []netip.Prefix) error {
 	if err != nil {
 		return fmt.Errorf("keep the pods' address ranges: %w", err)
 	}
-	if old, err := os.ReadFile(b.rangesPath()); err == nil && string(old) == string(content) {
+	if old, err := backends.ReadFile(b.rangesPath()); err == nil && string(old) == string(content) {
 		return nil
 	}
 	path := b.rangesPath()
 	if err := os.MkdirAll(b.config.CacheDir, 0o700); err != nil {
 		return diskError("keep the pods' address ranges", err)
+	}
+	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
+		_ = os.RemoveAll(path) // damage: no file could take its place
 	}
 	// On disk before it has its name: after a power cut an empty file would keep
 	// every pod from its network, until the kubelet tells the ranges again.
@@ -43,7 +48,7 @@ func (b *Backend) SetRanges(ctx context.Context, ranges []netip.Prefix) error {
 // ranges is the value of the capability ipRanges: one set per range, and a pod
 // gets an address of each (CONVENTIONS.md of CNI). Nil when none were told.
 func (b *Backend) ranges() ([][]map[string]string, error) {
-	content, err := os.ReadFile(b.rangesPath())
+	content, err := backends.ReadFile(b.rangesPath())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -52,7 +57,7 @@ func (b *Backend) ranges() ([][]map[string]string, error) {
 		err = json.Unmarshal(content, &told)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the pods' address ranges: %w", err)
+		return nil, fmt.Errorf("read the pods' address ranges: %w; restart the kubelet, which tells them anew, or remove %s to go without", err, b.rangesPath())
 	}
 	var sets [][]map[string]string
 	for _, r := range told {

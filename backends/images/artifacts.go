@@ -16,6 +16,8 @@ import (
 	"go.podman.io/image/v5/docker/reference"
 	"go.podman.io/storage/pkg/ioutils"
 	"golang.org/x/sys/unix"
+
+	"github.com/troupe-run/troupe/backends"
 )
 
 // artifacts is the store of artifacts, which containers-storage has no place
@@ -69,7 +71,7 @@ func (a *artifacts) load() (halves []string, err error) {
 			continue
 		}
 		var r artifactRecord
-		data, err := os.ReadFile(filepath.Join(at, "record.json"))
+		data, err := backends.ReadFile(filepath.Join(at, "record.json"))
 		if err == nil {
 			err = json.Unmarshal(data, &r)
 		}

@@ -7,6 +7,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/troupe-run/troupe/backends"
 )
 
 // holds keeps layers from being removed while a commit counts on them, and
@@ -66,7 +68,7 @@ func (h *holds) notOurs(id string) error {
 
 // adopt takes over what an earlier daemon of this boot has made.
 func (h *holds) adopt(marker, id string) bool {
-	data, err := os.ReadFile(marker)
+	data, err := backends.ReadFile(marker)
 	if err != nil || string(data) != bootID() {
 		return false
 	}

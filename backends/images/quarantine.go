@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/troupe-run/troupe/messages"
+
+	"github.com/troupe-run/troupe/backends"
 )
 
 // A damaged layer's directory goes from overlay/<id>/diff to
@@ -117,7 +119,7 @@ func (s *Store) withTheirs(users map[string]time.Time) (map[string]time.Time, er
 // release removes what no container can have mounted: those of its images that
 // there are were made later, and have got the layer that came in its place.
 func (s *Store) release(path string, users map[string]time.Time) error {
-	data, err := os.ReadFile(path + noteSuffix)
+	data, err := backends.ReadFile(path + noteSuffix)
 	if err != nil {
 		return storeError(err, "quarantine of damaged layers")
 	}

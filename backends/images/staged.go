@@ -171,7 +171,7 @@ func (s *Store) adopt() error {
 	var halves []string
 	for _, e := range entries {
 		dir := filepath.Join(s.stagedDir(), e.Name())
-		data, err := os.ReadFile(filepath.Join(dir, stagedRecord))
+		data, err := backends.ReadFile(filepath.Join(dir, stagedRecord))
 		st := &stagedLayer{dir: dir}
 		if err == nil && json.Unmarshal(data, st) == nil && st.Boot == bootID() && st.named(e.Name()) && st.complete() && s.staged[string(st.Digest)] == nil {
 			s.staged[string(st.Digest)] = st

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/troupe-run/troupe/messages"
+
+	"github.com/troupe-run/troupe/backends"
 )
 
 // countBudget bounds the time one Usage spends on counting files of layers it
@@ -97,7 +99,7 @@ func (s *Store) countsPath() string { return filepath.Join(s.cfg.GraphRoot, "tro
 // a file that is missing or torn is no error.
 func (s *Store) loadCounts() {
 	files := map[string]inodes{}
-	data, err := os.ReadFile(s.countsPath())
+	data, err := backends.ReadFile(s.countsPath())
 	if err == nil {
 		err = json.Unmarshal(data, &files)
 	}

@@ -95,8 +95,8 @@ func (b *Backend) Save(ctx context.Context, k backends.Key, data []byte) error {
 	if err != nil {
 		return err
 	}
-	if len(content) > maxRecord {
-		return messages.Errorf(messages.Invalid, "save record of pod %s container %q: it has %d MiB, the limit is %d: its configuration is too big", k.Pod, k.Container, len(content)>>20, maxRecord>>20)
+	if len(content) > backends.MaxFile {
+		return messages.Errorf(messages.Invalid, "save record of pod %s container %q: it has %d MiB, the limit is %d: its configuration is too big", k.Pod, k.Container, len(content)>>20, backends.MaxFile>>20)
 	}
 	dir := b.dir(k)
 	failpoint.Hit("journal", "save", "before")

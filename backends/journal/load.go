@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -33,7 +32,7 @@ func (b *Backend) Load(ctx context.Context) (records []backends.Record, damaged 
 		}
 		removeTemporary(b.dir(k))
 		path := filepath.Join(b.dir(k), recordName)
-		content, err := readRecord(path)
+		content, err := backends.ReadFile(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			if k.Container != "" && !isBare(b.dir(k)) {
 				damaged = append(damaged, fmt.Sprintf("%s: is not there, and what the container has is", path))
@@ -65,35 +64,6 @@ func (b *Backend) tidy(keys []backends.Key) {
 	for _, k := range slices.Backward(keys) { // containers before their pod
 		b.removeEmpty(b.dir(k), k.Container == "")
 	}
-}
-
-// maxRecord is how big a record may be, in bytes. A pod's holds what a client
-// asked for, so it is not small by nature; memory for all of them is the limit.
-const maxRecord = 32 << 20
-
-// readRecord reads a file that may be anything: what the disk's check left,
-// what somebody put there. It neither follows a link nor waits for a pipe.
-func readRecord(path string) ([]byte, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ELOOP) {
-		return nil, fmt.Errorf("%s is a symbolic link", path)
-	}
-	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
-	}
-	f := os.NewFile(uintptr(fd), path)
-	defer func() { _ = f.Close() }()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("not a file but a %s", info.Mode().Type())
-	}
-	if info.Size() > maxRecord {
-		return nil, fmt.Errorf("has %d MiB; no record has more than %d", info.Size()>>20, maxRecord>>20)
-	}
-	return io.ReadAll(io.LimitReader(f, maxRecord+1))
 }
 
 // isShortage says whether the node has run out of something: then nothing is
@@ -134,7 +104,7 @@ func (b *Backend) bringBack() {
 		if !ours {
 			continue
 		}
-		content, err := readRecord(from)
+		content, err := backends.ReadFile(from)
 		if err == nil {
 			_, err = decode(k, content)
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -78,7 +79,7 @@ func writeJSON(path string, v any) error {
 }
 
 func readJSON(path string, v any) error {
-	data, err := os.ReadFile(path)
+	data, err := readFile(path)
 	if err != nil {
 		return err
 	}
@@ -88,11 +89,33 @@ func readJSON(path string, v any) error {
 	return nil
 }
 
+// maxFile is how big a file of ours may be, in bytes; a bundle's config.json
+// holds what a client asked for.
+const maxFile = 64 << 20
+
+// readFile reads a file, whatever has come to lie in its place since it was
+// written: it waits for no pipe and takes no more than maxFile.
+func readFile(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxFile {
+		return nil, fmt.Errorf("%s is no file of this program (%s, %d bytes)", path, info.Mode().Type(), info.Size())
+	}
+	return io.ReadAll(io.LimitReader(f, maxFile+1))
+}
+
 // removeAll removes files that may not be there.
 func removeAll(names ...string) error {
 	var errs []error
 	for _, n := range names {
-		if err := os.Remove(n); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := os.RemoveAll(n); err != nil { // whatever damage has made of it
 			errs = append(errs, err)
 		}
 	}
