@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -167,37 +166,4 @@ func (n *node) sleeper(t *testing.T) *container {
 		return err == nil && strings.HasPrefix(string(text), "sleep")
 	})
 	return c
-}
-
-// A file system that becomes read-only (ext4 does that to itself after an
-// error, and nothing but a repair ends it) is said. Nothing that runs notices,
-// and it can be stopped though that cannot be written down.
-func TestAFileSystemThatBecomesReadOnlyIsSaidAndContainersCanBeStopped(t *testing.T) {
-	lab := must(harness.NewLab())(t)
-	t.Cleanup(func() { ok(t, lab.Close()) })
-	disk := must(lab.NewJournaledDisk("sick", 64))(t)
-	n := ownNode(t, func(o *harness.DaemonOptions) { o.Root = filepath.Join(disk.Dir, "lib") })
-	c := n.sleeper(t)
-	w := n.pod(t)
-	// What ext4 does when it finds itself damaged.
-	out, err := exec.Command("mount", "-o", "remount,abort", disk.Dir).CombinedOutput()
-	t.Logf("remount,abort: %v %s", err, out)
-	if err := os.WriteFile(filepath.Join(disk.Dir, "x"), nil, 0o644); !errors.Is(err, unix.EROFS) {
-		t.Fatalf("the file system is not read-only: %v", err)
-	}
-	step, err := n.wholeLife(t)
-	refused(t, err, anyCode, "read-only file system")
-	t.Logf("read-only, %s: %v", step, err)
-	equal(t, "exec", c.exec(t, "echo here"), "here")
-	equal(t, "the state", c.status(t).State, runtime.ContainerState_CONTAINER_RUNNING)
-	equal(t, "pods", len(n.allPods(t)), 2)
-	n.run(t, "stop", "-t", "0", c.id)
-	equal(t, "the state after a stop", c.status(t).State, runtime.ContainerState_CONTAINER_EXITED)
-	_, err = n.cri.Runtime.StopPodSandbox(t.Context(), &runtime.StopPodSandboxRequest{PodSandboxId: w.id})
-	ok(t, err)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	_, err = n.cri.Runtime.RemovePodSandbox(ctx, &runtime.RemovePodSandboxRequest{PodSandboxId: w.id})
-	refused(t, err, anyCode, "read-only file system")
-	t.Logf("remove: %v", err)
 }

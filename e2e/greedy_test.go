@@ -122,7 +122,11 @@ func TestAThousandZombiesTroubleNobody(t *testing.T) {
 	n := ownNode(t, nil)
 	n.leavesNothing(t)
 	w := n.witness(t)
-	own := n.pod(t).start(t, `i=0; while [ $i -lt 1000 ]; do (:) & i=$((i+1)); done; exec sleep 100000`)
+	// Its pid 1 becomes a program that waits for nobody, and gets their orphans.
+	own := n.pod(t).start(t, `i=0; while [ $i -lt 1000 ]; do (sleep 15 &); i=$((i+1)); done; exec sleep 100000`, func(c *runtime.ContainerConfig) {
+		c.Linux.SecurityContext.NamespaceOptions = &runtime.NamespaceOption{Pid: runtime.NamespaceMode_CONTAINER}
+	})
+	time.Sleep(15 * time.Second)
 	eventually(t, "it has its zombies", func() bool { return zombies(t) >= 900 })
 	w.noticedWithin(t, "1,000 zombies in a container", busyPatience)
 	begin := time.Now()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -45,7 +46,7 @@ func (m *monitor) create(ctx context.Context, r wire.Create) (wire.State, error)
 		switch {
 		case errors.As(err, &said):
 			kind = said.Kind
-		case errors.Is(err, unix.ENOSPC):
+		case errors.Is(err, unix.ENOSPC), strings.Contains(err.Error(), unix.ENOSPC.Error()): // init sends words only
 			kind = wire.NoSpace
 		case errors.Is(err, os.ErrNotExist) && c.engine == nil:
 			kind = wire.Invalid
