@@ -158,7 +158,7 @@ func (c *container) Receive(ctx actor.Context) {
 }
 
 func (c *container) debts() []*waiters {
-	held := waiting(c.postponed, nil)
+	held := waiting(c.postponed)
 	for i := range c.updates {
 		held = append(held, c.updates[i].caller...)
 	}
@@ -186,9 +186,16 @@ func (c *container) become(next messages.ContainerState) {
 // sayEnded tells the pod that the container does not run any more, once plugins
 // have heard it: they hear of the pod's own stop after that.
 func (c *container) sayEnded() {
-	if !c.telling && (c.state == messages.ContainerExited || c.state == messages.ContainerRemoving) {
+	if !c.telling && !c.mayLive() && (c.state == messages.ContainerExited || c.state == messages.ContainerRemoving) {
 		c.env.send(c.parent(), containerStopped{id: c.id})
 	}
+}
+
+// mayLive: it has or had a process whose end nobody has seen. One whose creation
+// failed, or whose record is lost, is shown as exited or removing all the same.
+func (c *container) mayLive() bool {
+	ended := c.process.Status == messages.ProcessExited || c.process.Status == messages.ProcessGone
+	return !ended && slices.Contains(c.walk.Done, stepProcess)
 }
 
 func (c *container) publish() {
@@ -344,6 +351,7 @@ func (c *container) returned(_ phase, err error) {
 		c.journal()
 	} else {
 		c.publish()
+		c.sayEnded() // of its process nothing may be left
 	}
 	c.again(func() { c.unwind(onRemove, false) })
 }

@@ -24,8 +24,11 @@ var containerSteps = withPoints("container", []step[containerPlan]{
 	// began it by hours if it must; a retry joins it (field.md: pods with
 	// volumes of a million files never started elsewhere).
 	{name: "relabel", do: relabelVolumes, undo: nothing[containerPlan], on: onRemove, skip: hasNothingToRelabel, limit: 2 * time.Hour, lane: LaneWalk},
-	{name: "process", do: createProcess, undo: deleteProcess, on: onRemove, gate: true},
+	{name: stepProcess, do: createProcess, undo: deleteProcess, on: onRemove, gate: true},
 })
+
+// stepProcess is the step whose undo ends the process.
+const stepProcess = "process"
 
 // containerPlan is filled as the steps go.
 type containerPlan struct {

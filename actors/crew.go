@@ -140,13 +140,18 @@ func (c *crew) after(d time.Duration, f func()) (stop func()) {
 	}
 }
 
-// handled deals with the messages every actor with a crew gets.
+// handled deals with the messages every actor with a crew gets. An instance that
+// is ending has answered all it owes, and hears no more of its work.
 func (c *crew) handled(m any) bool {
 	switch m := m.(type) {
 	case done:
-		c.finished(m)
+		if !c.ending {
+			c.finished(m)
+		}
 	case tick:
-		c.fired(m)
+		if !c.ending {
+			c.fired(m)
+		}
 	case *actor.Stopping, *actor.Restarting:
 		// Only in-memory things are let go: the end of an actor never touches
 		// what it owns on the node.

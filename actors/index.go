@@ -137,6 +137,29 @@ func (x *Index) Restarted(path string) {
 	x.restarts[path]++
 }
 
+// Suspended shows that an actor has panicked again and again and waits for its
+// restart: itself, and its pod or container, which keep the state they had. The
+// supervisor calls it.
+func (x *Index) Suspended(path, why string, now time.Time) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if a, ok := x.actors[path]; ok {
+		a.State, a.Since = "suspended", now
+		x.actors[path] = a
+	}
+	id := strings.TrimPrefix(path[strings.LastIndexByte(path, '/')+1:], "sandbox-")
+	if p, ok := x.pods[id]; ok {
+		shown := *p
+		shown.Activity.Error = why
+		x.pods[id], x.podList = &shown, nil
+	}
+	if c, ok := x.containers[id]; ok {
+		shown := *c
+		shown.Activity.Error = why
+		x.containers[id], x.containerList = &shown, nil
+	}
+}
+
 // Mailbox tells how the length of an actor's mailbox can be read.
 func (x *Index) Mailbox(path string, length func() int) {
 	x.mu.Lock()
@@ -404,6 +427,18 @@ func (x *Index) containerIDs(pod string) []string {
 	}
 	slices.Sort(ids)
 	return ids
+}
+
+// owns says whether there is an actor that something on the node belongs to.
+func (x *Index) owns(h backends.Held) bool {
+	if _, ok := x.pod(h.Pod); !ok {
+		return false
+	}
+	if h.Container == "" || h.Container == h.Pod {
+		return true
+	}
+	_, ok := x.container(h.Container)
+	return ok
 }
 
 // attached are the pods that may have a network, listed or not: all but those

@@ -19,9 +19,8 @@ type node struct {
 	loaded  bool
 	waiting []postponed // requests that came before the journal was read
 	pods    map[string]*actor.PID
-	names   map[string]string      // pod name → id
-	broken  map[string][]postponed // pods whose actor was given up, with what waits for them
-	ready   func(error)            // told when requests are served
+	names   map[string]string // pod name → id
+	ready   func(error)       // told when requests are served
 
 	restoring []*waiters // whose checkpoints are looked at
 }
@@ -36,7 +35,7 @@ type postponed struct {
 // from starting; after a panic of this actor, again. It must not block.
 func NewNode(env *Env, ready func(error)) actor.Producer {
 	return func() actor.Actor {
-		return &node{crew: crew{env: env}, pods: map[string]*actor.PID{}, names: map[string]string{}, broken: map[string][]postponed{}, ready: ready}
+		return &node{crew: crew{env: env}, pods: map[string]*actor.PID{}, names: map[string]string{}, ready: ready}
 	}
 }
 
@@ -48,16 +47,11 @@ func (n *node) Receive(ctx actor.Context) {
 	case *actor.Stopping, *actor.Restarting:
 		n.handled(m)
 		settle(n.env, n.self, n)
-	case *actor.Terminated:
-		n.childEnded(ctx, m.Who)
 	case *actor.Stopped:
 		n.env.Index.dropActor(ctx.Self().Id)
 	case podGone:
 		n.onGone(ctx, m)
 	case processFact:
-		if _, broken := n.broken[m.Pod]; broken {
-			return // it will ask for the truth
-		}
 		if pid, ok := n.pods[m.Pod]; ok {
 			ctx.Send(pid, m)
 		}
@@ -215,10 +209,7 @@ func (n *node) route(ctx actor.Context, sender *actor.PID, m any) {
 	root := n.env.System.Root
 	switch m := m.(type) {
 	case messages.RunPod:
-		pid := n.podFor(ctx, m)
-		if !n.waitFor(n.names[nameOf(m.Config)], sender, m) {
-			root.RequestWithCustomSender(pid, m, sender)
-		}
+		root.RequestWithCustomSender(n.podFor(ctx, m), m, sender)
 	case messages.RestorePod:
 		n.restore(ctx, sender, m)
 	case messages.Addressed:
@@ -255,7 +246,6 @@ func (n *node) toPod(sender *actor.PID, req messages.Addressed) {
 	pid, ok := n.pods[pod]
 	_, takes := req.(messages.Taking)
 	switch {
-	case n.waitFor(pod, sender, m):
 	case ok:
 		n.env.System.Root.RequestWithCustomSender(pid, m, sender)
 	case takes:
@@ -281,58 +271,12 @@ func (n *node) onGone(ctx actor.Context, m podGone) {
 	m.callers.answer(n.env, messages.None{}, nil)
 }
 
-// childEnded deals with an actor that its supervisor gave up after repeated
-// panics. A pod is shown NotReady with that reason, and taken up again from its
-// record in a while; its containers run on, and what is asked of it meanwhile
-// waits: nobody may be told that it has stopped.
-func (n *node) childEnded(ctx actor.Context, who *actor.PID) {
-	if n.ending {
-		return
-	}
-	wait := n.env.Settings.RetryMax
-	for _, id := range sortedKeys(n.pods) {
-		if n.pods[id].Id != who.Id {
-			continue
-		}
-		n.env.Log.Error("a sandbox actor was given up after repeated panics; it is taken up again from its record", "pod", id, "in", wait)
-		n.broken[id] = []postponed{}
-		if p, ok := n.env.Index.pod(id); ok {
-			shown := *p
-			shown.State, shown.Reason = messages.PodNotReady, "its actor panicked repeatedly; it is read again from its record"
-			n.env.Index.putPod(&shown)
-		}
-		n.after(wait, func() { n.reopen(ctx, id) })
-	}
-	for name := range services {
-		if who.Id == n.self.Id+"/"+name {
-			n.env.Log.Error("an actor was given up after repeated panics; it is started anew", "actor", who.Id, "in", wait)
-			n.after(wait, func() { n.serve(ctx, name) })
-		}
-	}
-}
-
-// reopen gives a pod a new actor, and it what waited.
-func (n *node) reopen(ctx actor.Context, pod string) {
-	kept := n.broken[pod]
-	delete(n.broken, pod)
-	n.pods[pod] = n.spawn(ctx, "sandbox-"+pod, newSandbox(n.env, pod))
-	ctx.Send(n.pods[pod], adopt{})
-	for _, p := range kept {
-		n.env.System.Root.RequestWithCustomSender(n.pods[pod], p.m, p.sender)
-	}
-}
-
-// waitFor keeps a message for a pod whose actor was given up.
-func (n *node) waitFor(pod string, sender *actor.PID, m any) bool {
-	kept, broken := n.broken[pod]
-	if broken {
-		n.broken[pod] = append(kept, postponed{sender, m})
-	}
-	return broken
-}
+// Revives says that whatever panics below the node is taken up again: the pods
+// and the actors there is one of (see supervisor.Strategy).
+func (n *node) Revives(string) bool { return true }
 
 func (n *node) debts() []*waiters {
-	held := waiting(n.waiting, n.broken)
+	held := waiting(n.waiting)
 	for _, w := range n.restoring {
 		held = append(held, *w...)
 	}

@@ -67,11 +67,10 @@ type sandbox struct {
 	updates                     []podUpdate // of its resources, in order; the first is under way
 	captures                    []*capture  // checkpoints, in order; the first is under way
 	children                    map[string]*actor.PID
-	ended                       map[string]bool        // children that have said that they do not run
-	broken                      map[string][]postponed // children given up, with what waits for them
-	names                       map[string]string      // container name and attempt → id
-	forwards                    map[string]*actor.PID  // forwarded ports under way
-	restoring                   *restoration           // until the pod is ready
+	ended                       map[string]bool       // children that have said that they do not run
+	names                       map[string]string     // container name and attempt → id
+	forwards                    map[string]*actor.PID // forwarded ports under way
+	restoring                   *restoration          // until the pod is ready
 }
 
 // adopt hands a pod its records after the daemon's death; without records it
@@ -101,7 +100,7 @@ type podGone struct {
 
 func newSandbox(env *Env, id string) actor.Producer {
 	return func() actor.Actor {
-		s := &sandbox{id: id, children: map[string]*actor.PID{}, ended: map[string]bool{}, names: map[string]string{}, broken: map[string][]postponed{}, forwards: map[string]*actor.PID{}}
+		s := &sandbox{id: id, children: map[string]*actor.PID{}, ended: map[string]bool{}, names: map[string]string{}, forwards: map[string]*actor.PID{}}
 		s.trip = trip[podPlan]{crew: crew{env: env}, who: s, place: backends.Key{Pod: id}, walk: walk[podPlan]{steps: podSteps}}
 		return s
 	}
@@ -125,7 +124,7 @@ func (s *sandbox) Receive(ctx actor.Context) {
 		s.handled(m)
 		settle(s.env, s.self, s)
 	case *actor.Terminated:
-		s.childEnded(ctx, m.Who)
+		delete(s.forwards, m.Who.Id) // the end of a session
 	case adopt:
 		if s.state == "" && !s.recovering {
 			s.recover(ctx, m)
@@ -173,7 +172,7 @@ func (s *sandbox) Receive(ctx actor.Context) {
 }
 
 func (s *sandbox) debts() []*waiters {
-	held := waiting(s.postponed, s.broken)
+	held := waiting(s.postponed)
 	for i := range s.updates {
 		held = append(held, s.updates[i].caller...)
 	}

@@ -1,9 +1,7 @@
 package actors
 
 import (
-	"context"
 	"fmt"
-	"slices"
 
 	"github.com/asynkron/protoactor-go/actor"
 	"github.com/troupe-run/troupe/backends"
@@ -39,9 +37,7 @@ type containerBack struct{ id string }
 func (s *sandbox) onCreate(ctx actor.Context, m messages.CreateContainer) {
 	name := containerName(m.Config)
 	if id, taken := s.names[name]; taken {
-		if !s.waitFor(id, ctx.Sender(), m) {
-			ctx.Forward(s.children[id])
-		}
+		ctx.Forward(s.children[id])
 		return
 	}
 	if s.state != messages.PodReady {
@@ -90,7 +86,6 @@ func (s *sandbox) forward(ctx actor.Context, m forContainer) {
 	pid, ok := s.children[m.id]
 	_, takes := m.m.(messages.Taking)
 	switch {
-	case s.waitFor(m.id, ctx.Sender(), m):
 	case ok:
 		s.env.System.Root.RequestWithCustomSender(pid, m.m, ctx.Sender())
 	case takes:
@@ -130,61 +125,11 @@ func (s *sandbox) unname(container string) {
 	}
 }
 
-// childEnded deals with a child that its supervisor gave up. The container runs
-// on, unwatched for a while; then it is taken up again from its record. What is
-// asked of it meanwhile waits: nobody may be told that it has stopped.
-func (s *sandbox) childEnded(ctx actor.Context, who *actor.PID) {
-	if s.ending {
-		return
-	}
-	delete(s.forwards, who.Id) // the usual end of a session
-	for _, id := range s.childIDs() {
-		if s.children[id].Id == who.Id {
-			s.env.Log.Error("a container actor was given up after repeated panics; it is taken up again from its record", "pod", s.id, "container", id, "in", s.env.Settings.RetryMax)
-			s.broken[id] = []postponed{}
-			s.after(s.env.Settings.RetryMax, func() { s.mend(ctx, id, 0) })
-		}
-	}
-}
-
-// waitFor keeps a message for a child that was given up.
-func (s *sandbox) waitFor(id string, sender *actor.PID, m any) bool {
-	kept, broken := s.broken[id]
-	if f, ok := m.(forContainer); ok {
-		if _, fact := f.m.(processFact); fact {
-			return broken // it will ask for the truth
-		}
-	}
-	if broken {
-		s.broken[id] = append(kept, postponed{sender, m})
-	}
-	return broken
-}
-
-// mend gives a container a new actor, with its record if it got as far as one.
-func (s *sandbox) mend(ctx actor.Context, id string, try int) {
-	// By the container's key: after what its last instance had under way.
-	s.do(Job{Key: id, Lane: LaneRead, Name: "read records", Limit: s.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
-		records, _, err := s.env.Node.Journal.Load(ctx)
-		return records, err
-	}, func(d done) {
-		if d.err != nil {
-			s.env.Log.Error("a container could not be taken up again and will be tried again", "pod", s.id, "container", id, "err", d.err)
-			s.after(backoff(s.env.Settings, try), func() { s.mend(ctx, id, try+1) })
-			return
-		}
-		kept := s.broken[id]
-		delete(s.broken, id)
-		delete(s.children, id)
-		i := slices.IndexFunc(d.value.([]backends.Record), func(r backends.Record) bool { return r.Pod == s.id && r.Container == id })
-		if i < 0 || !s.adoptChild(d.value.([]backends.Record)[i], func(id string) *actor.PID { return s.spawnChild(ctx, id) }) {
-			s.env.send(s.spawnChild(ctx, id), noRecord{s.plan})
-		}
-		for _, p := range kept {
-			s.env.System.Root.RequestWithCustomSender(s.self, p.m, p.sender)
-		}
-		s.goOn()
-	})
+// Revives says that a container's actor that panics is always taken up again: it
+// runs on. A session ends with its actor.
+func (s *sandbox) Revives(child string) bool {
+	_, session := s.forwards[child]
+	return !session
 }
 
 // childrenStopped asks the containers that still run to stop, and says whether

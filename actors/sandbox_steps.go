@@ -3,6 +3,7 @@ package actors
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -145,15 +146,23 @@ func stopPause(ctx context.Context, n *backends.Node, p *podPlan) error {
 }
 
 // dropStrays ends what containers without a record have in this pod, before
-// the pod's network and namespaces go.
+// the pod's network and namespaces go. What a container keeps, a process that
+// does not die for one, keeps all that is beneath it.
 func dropStrays(ctx context.Context, n *backends.Node, p *podPlan) error {
 	var errs []error
+	stuck := map[string]bool{}
 	for _, holder := range []backends.Holder{n.Runtime, n.Checkpoints, n.Bundles, n.Volumes, n.Rootfs} {
 		held, err := holder.Held(ctx)
-		errs = append(errs, err)
+		if err != nil {
+			return errors.Join(append(errs, err)...)
+		}
 		for _, h := range held {
-			if h.Pod == p.ID && h.Container != "" && h.Container != p.ID && !slices.Contains(p.Children, h.Container) {
-				errs = append(errs, holder.Drop(ctx, h))
+			if h.Pod != p.ID || h.Container == "" || h.Container == p.ID || stuck[h.Container] || slices.Contains(p.Children, h.Container) {
+				continue
+			}
+			if err := holder.Drop(ctx, h); err != nil {
+				stuck[h.Container] = true
+				errs = append(errs, fmt.Errorf("drop %s %s: %w", h.Kind, h.Name, err))
 			}
 		}
 	}

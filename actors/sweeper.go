@@ -113,7 +113,7 @@ func (s *sweeper) looked(d done) (due []backends.Held) {
 	}
 	now, seen := s.env.Clock.Now(), map[backends.Held]time.Time{}
 	for _, h := range d.value.([]backends.Held) {
-		if _, twice := seen[h]; twice || s.owned(h) {
+		if _, twice := seen[h]; twice || s.env.Index.owns(h) {
 			continue
 		}
 		first, known := s.since[h]
@@ -170,28 +170,33 @@ func fate(kind string) string {
 const imagesEvery = time.Hour
 
 // sweepImages tells the image store which images have been in use, and since
-// when: a damaged layer is kept for who may have it mounted.
+// when: a damaged layer is kept for who may have it mounted. Of what has a root
+// or a volume and no owner nobody knows the image: that goes first.
 func (s *sweeper) sweepImages() {
-	users := s.env.Index.imageUsers()
+	users, root, volumes := s.env.Index.imageUsers(), s.env.Node.Rootfs, s.env.Node.Volumes
 	s.do(Job{Lane: LaneRead, Name: "sweep images", Limit: s.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
+		for _, holder := range []backends.Holder{root, volumes} {
+			held, err := holder.Held(ctx)
+			if err != nil {
+				return nil, err
+			}
+			for _, h := range held {
+				if !s.env.Index.owns(h) {
+					return nil, messages.Errorf(messages.Busy, "%s %s has no owner: its image is not known until it is swept", h.Kind, h.Name)
+				}
+			}
+		}
 		return nil, s.env.Node.Images.Sweep(ctx, users)
 	}, func(d done) {
+		if messages.KindOf(d.err) == messages.Busy {
+			s.after(s.env.Settings.SweepEvery, s.sweepImages)
+			return
+		}
 		s.after(imagesEvery, s.sweepImages)
 		if d.err != nil {
 			s.env.Log.Warn("the image store could not be swept and is tried again", "in", imagesEvery, "err", d.err)
 		}
 	})
-}
-
-func (s *sweeper) owned(h backends.Held) bool {
-	if _, ok := s.env.Index.pod(h.Pod); !ok {
-		return false
-	}
-	if h.Container == "" || h.Container == h.Pod {
-		return true
-	}
-	_, ok := s.env.Index.container(h.Container)
-	return ok
 }
 
 // drop removes in the order of the holders: processes first, records last.

@@ -55,6 +55,7 @@ type stepped[P any] struct {
 	plan     P
 	done     []string
 	complete bool // the record may say that the way forth is complete
+	long     bool // it is not recorded yet
 }
 
 // forth does the next step and journals it in the same job: the answer to a
@@ -77,8 +78,21 @@ func (t *trip[P]) forth() {
 		for ; next != nil && next.idle != nil && next.idle(env.Node, &plan); next = ahead.next(&plan) {
 			ahead.Done = append(ahead.Done, next.name)
 		}
-		complete := next == nil
-		return stepped[P]{plan, ahead.Done, complete}, env.Node.Journal.Save(ctx, place, record(plan, ahead.Done, complete))
+		s := stepped[P]{plan: plan, done: ahead.Done, complete: next == nil, long: st.limit > env.Settings.StepLimit}
+		if s.long {
+			return s, nil
+		}
+		return s, env.Node.Journal.Save(ctx, place, record(plan, s.done, s.complete))
+	}, t.stepped)
+}
+
+// note journals a step that may take long in a job of its own: a disk that
+// hangs must not keep the caller waiting for as long as the step may.
+func (t *trip[P]) note(name string, s stepped[P]) {
+	t.step, s.long = name, false
+	env, place, data := t.env, t.place, t.who.record()(s.plan, s.done, s.complete)
+	t.do(Job{Lane: LaneStart, Name: name, Limit: env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
+		return s, env.Node.Journal.Save(ctx, place, data)
 	}, t.stepped)
 }
 
@@ -95,6 +109,10 @@ func (t *trip[P]) stepped(d done) {
 	s, told := d.value.(stepped[P])
 	if told {
 		t.plan = s.plan
+	}
+	if d.err == nil && s.long {
+		t.note(d.name, s)
+		return
 	}
 	if d.err == nil {
 		t.walk.Done = s.done

@@ -37,10 +37,11 @@ type update struct {
 
 // updated is the outcome of trying.
 type updated struct {
-	begun bool // something may have changed
-	conf  []byte
-	plan  containerPlan
-	state messages.ContainerState // when it began
+	begun     bool // something may have changed
+	unsettled bool // it was before
+	conf      []byte
+	plan      containerPlan
+	state     messages.ContainerState // when it began
 }
 
 const (
@@ -100,7 +101,7 @@ func (c *container) answerUpdate(err error) {
 }
 
 func (c *container) tryUpdate(m messages.UpdateContainer) {
-	next := updated{plan: c.plan, state: c.state}
+	next := updated{plan: c.plan, state: c.state, unsettled: c.unsettled}
 	next.plan.Config, next.conf = withResources(c.plan.Config, m.Resources)
 	begins, rec := c.updateRecord(c.conf, c.plan, true), c.recordNow()
 	told := next.plan.forPlugins(c.state, c.process)
@@ -180,7 +181,7 @@ func (c *container) updateTried(d done) {
 	c.past = c.past.took(c.env.Clock.Now(), d.name, d.took, d.err)
 	next, told := d.value.(updated)
 	switch {
-	case d.err != nil && told && !next.begun:
+	case d.err != nil && told && !next.begun && !next.unsettled:
 		c.settled()
 		c.answerUpdate(c.updateError(d.err))
 		c.nextUpdate()

@@ -54,17 +54,11 @@ func (w *waiters) join(sender *actor.PID) {
 	}
 }
 
-// waiting are the senders of requests that are kept: in a list, and by whom
-// they are for.
-func waiting(kept []postponed, by map[string][]postponed) waiters {
+// waiting are the senders of requests that are kept.
+func waiting(kept []postponed) waiters {
 	var w waiters
 	for _, p := range kept {
 		w.join(p.sender)
-	}
-	for _, id := range sortedKeys(by) {
-		for _, p := range by[id] {
-			w.join(p.sender)
-		}
 	}
 	return w
 }

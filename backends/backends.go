@@ -383,7 +383,8 @@ type Journal interface {
 	Save(ctx context.Context, k Key, data []byte) error
 	Remove(ctx context.Context, k Key) error
 	// Load gives all whole records. A torn or foreign one is moved to
-	// quarantine and named in damaged; it never stops the daemon.
+	// quarantine and named in damaged; it never stops the daemon. What a
+	// container has without a record is named each time.
 	Load(ctx context.Context) (records []Record, damaged []string, err error)
 }
 

@@ -25,7 +25,7 @@ type MailboxProducer func(path string) actor.Mailbox
 
 // Props is how every actor is spawned. Props are not inherited by children, so
 // all go through this one function.
-func Props(log *slog.Logger, index *actors.Index, strategy actor.SupervisorStrategy, mailbox MailboxProducer) func(string, actor.Producer) *actor.Props {
+func Props(log *slog.Logger, index *actors.Index, strategy *Strategy, mailbox MailboxProducer) func(string, actor.Producer) *actor.Props {
 	return func(path string, producer actor.Producer) *actor.Props {
 		box := &answering{Mailbox: mailbox(path)}
 		p := actor.PropsFromProducer(producer,
@@ -34,7 +34,7 @@ func Props(log *slog.Logger, index *actors.Index, strategy actor.SupervisorStrat
 				return box
 			}),
 			actor.WithSupervisor(strategy),
-			actor.WithReceiverMiddleware(box.middleware, panicMiddleware(log)),
+			actor.WithReceiverMiddleware(box.middleware, strategy.revival, panicMiddleware(log)),
 		)
 		if !strings.Contains(path, "/") { // nobody is above it who could supervise
 			return p.Clone(actor.WithGuardian(strategy))

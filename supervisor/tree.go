@@ -54,7 +54,10 @@ func Start(ctx context.Context, c Config) (*Tree, error) {
 	index, system := actors.NewIndex(), newSystem(c.Log)
 	work, stop := context.WithCancel(context.Background())
 	t := &Tree{system: system, workers: newWorkers(work, c.Limits), stop: stop, ended: make(chan struct{})}
-	strategy := &Strategy{Log: c.Log, Index: index, Now: time.Now, Max: 5, Window: time.Minute, GaveUp: t.gaveUp}
+	strategy := &Strategy{
+		Log: c.Log, Index: index, Clock: clock{}, Max: 5, Window: time.Minute,
+		WaitMin: c.Settings.RetryMin, WaitMax: c.Settings.RetryMax, GaveUp: t.gaveUp,
+	}
 	t.env = &actors.Env{
 		Clock: clock{}, NewID: newID, Jobs: t.workers, System: system, Log: c.Log, Node: c.Node, Index: index, Settings: c.Settings, Boot: c.Boot,
 		Props: Props(c.Log, index, strategy, unbounded),

@@ -23,9 +23,9 @@ func DefaultLimits() Limits {
 	return Limits{Start: 16, Stop: 64, Probe: 64, Image: 32, Layer: 6, Read: 64}
 }
 
-// walks is how many volumes are walked over at once. What hangs in a dead NFS
+// Walks is how many volumes are walked over at once. What hangs in a dead NFS
 // server holds a place here, and none in the lanes that pods start by.
-const walks = 16
+const Walks = 16
 
 // lendAfter is how long a job of a lane with steps keeps its place to itself. The
 // work itself takes a fraction of it, so what is still there waits: for a
@@ -104,7 +104,7 @@ func newWorkers(ctx context.Context, l Limits) *workers {
 		lanes: map[actors.Lane]*gate{
 			actors.LaneStart: newGate(l.Start), actors.LaneNet: newGate(l.Start), actors.LaneStop: newGate(l.Stop), actors.LaneProbe: newGate(l.Probe),
 			actors.LaneImage: newGate(l.Image), actors.LaneLayer: newGate(l.Layer),
-			actors.LaneRead: newGate(l.Read), actors.LaneWalk: newGate(walks),
+			actors.LaneRead: newGate(l.Read), actors.LaneWalk: newGate(Walks),
 		},
 	}
 }

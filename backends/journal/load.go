@@ -19,7 +19,8 @@ import (
 // record that is torn, empty, foreign, newer than this daemon, too big, or no
 // file at all is moved to <Root>/quarantine and named in damaged with the
 // reason, for people. What an older daemon put there because it was newer than
-// that one comes back.
+// that one comes back. A container's directory that has lost its record is named
+// each time: the daemon may have ended before it could take down what it heard.
 func (b *Backend) Load(ctx context.Context) (records []backends.Record, damaged []string, err error) {
 	b.bringBack()
 	keys, err := b.keys(ctx)
@@ -34,6 +35,9 @@ func (b *Backend) Load(ctx context.Context) (records []backends.Record, damaged 
 		path := filepath.Join(b.dir(k), recordName)
 		content, err := readRecord(path)
 		if errors.Is(err, fs.ErrNotExist) {
+			if k.Container != "" && !isBare(b.dir(k)) {
+				damaged = append(damaged, fmt.Sprintf("%s: is not there, and what the container has is", path))
+			}
 			continue
 		}
 		if isShortage(err) {
