@@ -1,176 +1,112 @@
 package simulations
 
 import (
-	"context"
-	"errors"
+	"encoding/json"
+	"reflect"
 	"time"
-
-	"github.com/troupe-run/troupe/backends/fake"
-	"github.com/troupe-run/troupe/messages"
 )
 
-// Faults says what may go wrong in a run, as chances per call or means between
+// Faults says what may go wrong in a run, as chances or as mean times between
 // events. The zero value is a calm node. Recovery may be demanded from any
-// combination of these: the disk that is full becomes free again, a call that
-// hangs ends with its context, and what no record owns is the sweeper's.
+// combination of these: what is full, silent or read-only is so for a while, and
+// what no record owns is the sweeper's. DESIGN.md has the table of what each
+// stands for and what is promised.
 type Faults struct {
-	Before float64 // a call fails without effect
-	After  float64 // a call fails although its effect is there: the interesting one
-	Half   float64 // a call fails with half of its effect (a torn record, an address without a pod)
-	Hang   float64 // a call does not return until its context ends
-	Slow   float64 // a call takes seconds
+	// Chances for each call to a backend.
+	Before float64 `json:",omitzero"` // it fails without effect
+	After  float64 `json:",omitzero"` // it fails although its effect is there: the interesting one
+	Half   float64 `json:",omitzero"` // it fails with half of its effect (an address without a pod)
+	Hang   float64 `json:",omitzero"` // it does not return until its context ends
+	Stuck  float64 `json:",omitzero"` // it does not return, whatever its context says, for minutes
+	Slow   float64 `json:",omitzero"` // it takes seconds
+	Only   string  `json:",omitzero"` // these faults only in this backend ("Network"); empty: in all
 
-	Only string // faults only in this backend ("Network"); empty: in all
+	// Chances for each call to a backend, half of them before its effect and
+	// half after.
+	KillDaemon  float64 `json:",omitzero"` // the daemon is killed
+	KillMonitor float64 `json:",omitzero"` // the monitor is, in calls to it
 
-	Panic float64 // an actor panics on a message, before or after it has dealt with it
+	Panic     float64 `json:",omitzero"` // an actor panics on a message, before or after it has dealt with it
+	Impatient float64 `json:",omitzero"` // a client goes away before it has its answer, and asks again
 
-	DaemonCrash  time.Duration // mean time between deaths of the daemon; 0: none
-	MonitorCrash time.Duration // of the connection to the monitor and the monitor
-	ProcessDeath time.Duration // of a container's process, by itself
-	DiskFull     time.Duration // times at which the disk is full for a while
-	Rot          time.Duration // of a layer in the image store; a check with repair follows
+	// Mean times between deaths; 0: none.
+	DaemonCrash  time.Duration `json:",omitzero"`
+	MonitorCrash time.Duration `json:",omitzero"`
+	KeeperCrash  time.Duration `json:",omitzero"` // of the monitor with its keeper
+	BothCrash    time.Duration `json:",omitzero"` // of daemon and monitor at once
+	PowerCut     time.Duration `json:",omitzero"` // of the node; what was not on the disk is torn or lost
+	ProcessDeath time.Duration `json:",omitzero"` // of a container's process, by itself
+	MassDeath    time.Duration `json:",omitzero"` // of all processes at once
+	Undying      time.Duration `json:",omitzero"` // a process does not die of SIGKILL for a while
+	Pause        time.Duration `json:",omitzero"` // the daemon stands still for a while, all of it
+
+	// Mean times between whiles in which something does not work.
+	DiskFull     time.Duration `json:",omitzero"`
+	ReadOnly     time.Duration `json:",omitzero"`
+	NoFiles      time.Duration `json:",omitzero"` // EMFILE, half of all calls
+	NoMemory     time.Duration `json:",omitzero"` // ENOMEM, half of all calls
+	NetworkDown  time.Duration `json:",omitzero"` // the CNI configuration is gone or wrong
+	RegistryDown time.Duration `json:",omitzero"`
+	MonitorHang  time.Duration `json:",omitzero"` // the monitor takes no command
+
+	Rot       time.Duration `json:",omitzero"` // of a layer in the image store; a check with repair follows
+	BadRecord time.Duration `json:",omitzero"` // a record is torn, empty, foreign or newer when the daemon is started next
+	Litter    time.Duration `json:",omitzero"` // something under our names that nobody owns
+	ClockStep time.Duration `json:",omitzero"` // the node's clock is set, up to a day to and fro, and the daemon started anew
 }
 
-// Draw chooses a plan from a seed ("swarm testing": some runs are calm, some
-// fail in one place only, some everywhere).
+// String is the plan as JSON, without what does not happen; see ParseFaults.
+func (f Faults) String() string {
+	data, err := json.Marshal(f)
+	if err != nil {
+		panic(err) // numbers and a name
+	}
+	return string(data)
+}
+
+// ParseFaults reads what String gave.
+func ParseFaults(text string) (f Faults, err error) {
+	err = json.Unmarshal([]byte(text), &f)
+	return f, err
+}
+
+// most are the highest chances and the shortest mean times that Draw gives.
+var most = Faults{
+	Before: 0.03, After: 0.03, Half: 0.03, Hang: 0.003, Stuck: 0.0005, Slow: 0.02,
+	KillDaemon: 0.0005, KillMonitor: 0.005, Panic: 0.01, Impatient: 0.3,
+	DaemonCrash: 20 * time.Second, MonitorCrash: 30 * time.Second, KeeperCrash: time.Minute, BothCrash: time.Minute, PowerCut: 90 * time.Second,
+	ProcessDeath: 2 * time.Second, MassDeath: time.Minute, Undying: 5 * time.Second, Pause: 30 * time.Second,
+	DiskFull: time.Minute, ReadOnly: time.Minute, NoFiles: time.Minute, NoMemory: time.Minute,
+	NetworkDown: 40 * time.Second, RegistryDown: 20 * time.Second, MonitorHang: time.Minute,
+	Rot: 20 * time.Second, BadRecord: 20 * time.Second, Litter: 10 * time.Second, ClockStep: time.Minute,
+}
+
+// Draw chooses a plan from a seed ("swarm testing"): in one run of four all
+// faults are there, in the others each is or is not, some of them in one place
+// only, so that what one of them hides is seen.
 func Draw(w interface {
 	IntN(int) int
 	Float64() float64
 },
 ) Faults {
 	var f Faults
-	pick := func(p *float64, most float64) {
-		if w.IntN(2) == 0 {
-			*p = w.Float64() * most
+	all := w.IntN(4) == 0
+	to, from := reflect.ValueOf(&f).Elem(), reflect.ValueOf(most)
+	for i := range to.NumField() {
+		if !all && w.IntN(2) == 0 {
+			continue
+		}
+		switch v := from.Field(i).Interface().(type) {
+		case float64:
+			to.Field(i).SetFloat(w.Float64() * v)
+		case time.Duration:
+			to.Field(i).SetInt(int64(v) + int64(w.IntN(int(4*v))))
 		}
 	}
-	pick(&f.Before, 0.03)
-	pick(&f.After, 0.03)
-	pick(&f.Half, 0.03)
-	pick(&f.Hang, 0.003)
-	pick(&f.Slow, 0.02)
-	pick(&f.Panic, 0.01)
-	if w.IntN(3) == 0 {
-		f.Only = []string{"Network", "Rootfs", "Runtime", "Journal", "Namespaces", "Bundles", "Images", "Cgroups", "Files", "Volumes"}[w.IntN(10)]
+	if !all && w.IntN(3) == 0 {
+		f.Only = backendNames[w.IntN(len(backendNames))]
 	}
-	every := func(p *time.Duration, least time.Duration) {
-		if w.IntN(2) == 0 {
-			*p = least + time.Duration(w.IntN(int(4*least)))
-		}
-	}
-	every(&f.DaemonCrash, 20*time.Second)
-	every(&f.MonitorCrash, 30*time.Second)
-	every(&f.ProcessDeath, 2*time.Second)
-	every(&f.DiskFull, time.Minute)
-	every(&f.Rot, 20*time.Second)
 	return f
 }
 
-var (
-	errInjectedBefore = errors.New("injected: failed without effect")
-	errInjectedAfter  = errors.New("injected: failed after the effect")
-	errConnectionLost = errors.New("the connection to troupe was lost")
-)
-
-// stall is how long a download may stand still.
-const stall = 5 * time.Minute
-
-// latency is what a call takes when nothing is wrong (design.md §3).
-var latency = map[string]time.Duration{
-	"Network.Attach": 8 * time.Millisecond, "Network.Detach": 28 * time.Millisecond,
-	"Runtime.Create": 8 * time.Millisecond, "Runtime.Start": time.Millisecond, "Runtime.Delete": 2 * time.Millisecond,
-	"Runtime.Exec": 6 * time.Millisecond, "Images.Resolve": 20 * time.Millisecond, "Images.Fetch": 200 * time.Millisecond,
-	"Images.Commit": 50 * time.Millisecond,
-}
-
-// hook is how the fake node takes virtual time and fails. Its calls run in
-// procs only.
-type hook struct{ w *World }
-
-// Now implements fake.Hook.
-func (h hook) Now() time.Time { return h.w.now }
-
-// Before implements fake.Hook.
-func (h hook) Before(ctx context.Context, c fake.Call) error {
-	w, p := h.w, h.w.current
-	if p == nil {
-		return nil
-	}
-	usual, ok := latency[c.Backend+"."+c.Method]
-	if !ok {
-		usual = 300 * time.Microsecond
-	}
-	d := w.between(usual/2, usual*2)
-	if h.faulty(c) {
-		switch {
-		case w.chance(w.plan.Before):
-			w.count("before " + c.Backend + "." + c.Method)
-			p.sleep(d)
-			return errInjectedBefore
-		case w.chance(w.plan.Hang):
-			w.count("hang " + c.Backend + "." + c.Method)
-			for until := w.now.Add(stall); ctx.Err() == nil; p.park() {
-				if c.Backend == "Images" { // a download ends when nothing comes (pull_progress_timeout)
-					p.sleep(until.Sub(w.now))
-					return messages.Errorf(messages.Deadline, "injected: nothing came for %s", stall)
-				}
-			}
-		case w.chance(w.plan.Slow):
-			w.count("slow " + c.Backend + "." + c.Method)
-			d = w.between(time.Second, 20*time.Second)
-		}
-	}
-	p.sleep(d)
-	return ctx.Err()
-}
-
-// faulty: looking at the node is not made to fail more often than acting on
-// it; a connection is broken by crashes, not here.
-func (h hook) faulty(c fake.Call) bool {
-	switch c.Method {
-	case "Connect", "Watch":
-		return false
-	}
-	return h.w.plan.Only == "" || h.w.plan.Only == c.Backend
-}
-
-// Half implements fake.Hook.
-func (h hook) Half(c fake.Call) bool {
-	if h.w.current == nil || !h.faulty(c) || !h.w.chance(h.w.plan.Half) {
-		return false
-	}
-	h.w.count("half " + c.Backend + "." + c.Method)
-	return true
-}
-
-// After implements fake.Hook.
-func (h hook) After(_ context.Context, c fake.Call) error {
-	w := h.w
-	if w.current == nil || !h.faulty(c) || !w.chance(w.plan.After) {
-		return nil
-	}
-	w.count("after " + c.Backend + "." + c.Method)
-	return errInjectedAfter
-}
-
-// Wait implements fake.Hook.
-func (h hook) Wait(ctx context.Context, wt *fake.Waiter) error {
-	p := h.w.current
-	wt.OnWake(p.wake)
-	defer wt.OnWake(nil)
-	for !wt.Woken() {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		until := wt.Until()
-		switch {
-		case until.IsZero():
-			p.park()
-		case !until.After(h.w.now):
-			return nil
-		default:
-			p.sleep(until.Sub(h.w.now))
-		}
-	}
-	return ctx.Err()
-}
+var backendNames = []string{"Network", "Rootfs", "Runtime", "Journal", "Namespaces", "Bundles", "Images", "Cgroups", "Files", "Volumes"}

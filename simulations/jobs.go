@@ -15,32 +15,60 @@ type proc struct {
 	w      *World
 	life   *life // nil: the workload's
 	name   string
-	next   func() (struct{}, bool)
-	yield  func(struct{}) bool
-	stop   func()
+	run    func(*proc)
+	on     *coroutine // since its first turn
 	listed bool
 	gone   bool
+	done   bool // run has returned
 	ended  func()
+}
+
+// coroutine runs procs one after another: a stack that has grown serves the
+// next one too.
+type coroutine struct {
+	proc  *proc
+	next  func() (struct{}, bool)
+	yield func(struct{}) bool
+	stop  func()
 }
 
 // crashed unwinds the code of a job whose daemon died in the middle of it.
 type crashed struct{}
 
 func (w *World) spawn(l *life, name string, f func(*proc), ended func()) *proc {
-	p := &proc{w: w, life: l, name: name, ended: ended}
-	p.next, p.stop = iter.Pull(func(yield func(struct{}) bool) {
-		p.yield = yield
-		defer func() {
-			if r := recover(); r != nil {
-				if _, ok := r.(crashed); !ok {
-					panic(r)
-				}
-			}
-		}()
-		f(p)
-	})
+	p := &proc{w: w, life: l, name: name, run: f, ended: ended}
+	w.procs[p] = true
 	p.wake()
 	return p
+}
+
+func (w *World) coroutine() *coroutine {
+	if last := len(w.idle) - 1; last >= 0 {
+		co := w.idle[last]
+		w.idle = w.idle[:last]
+		return co
+	}
+	co := &coroutine{}
+	co.next, co.stop = iter.Pull(func(yield func(struct{}) bool) {
+		co.yield = yield
+		for co.serve() && yield(struct{}{}) {
+		}
+	})
+	return co
+}
+
+// serve runs the proc to its end; false when it was abandoned.
+func (co *coroutine) serve() (whole bool) {
+	defer func() {
+		if r := recover(); r != nil {
+			if _, ok := r.(crashed); !ok {
+				panic(r)
+			}
+		}
+	}()
+	co.proc.run(co.proc)
+	co.proc.done = true
+	return true
 }
 
 func (p *proc) alive() bool { return !p.gone }
@@ -54,13 +82,21 @@ func (p *proc) wake() {
 }
 
 func (p *proc) turn() {
+	w := p.w
 	p.listed = false
-	before := p.w.current
-	p.w.current = p
-	_, more := p.next()
-	p.w.current = before
-	if !more && !p.gone {
+	if p.on == nil {
+		p.on = w.coroutine()
+		p.on.proc = p
+	}
+	before := w.current
+	w.current = p
+	p.on.next()
+	w.current = before
+	if p.done && !p.gone {
 		p.gone = true
+		delete(w.procs, p)
+		p.on.proc = nil
+		w.idle = append(w.idle, p.on)
 		if p.ended != nil {
 			p.ended()
 		}
@@ -70,7 +106,7 @@ func (p *proc) turn() {
 // park waits until somebody wakes it. When the daemon died, the code of its
 // jobs does not go on.
 func (p *proc) park() {
-	if !p.yield(struct{}{}) {
+	if !p.on.yield(struct{}{}) {
 		panic(crashed{})
 	}
 }
@@ -88,7 +124,21 @@ func (p *proc) abandon() {
 		return
 	}
 	p.gone = true
-	p.stop()
+	delete(p.w.procs, p)
+	if p.on != nil {
+		p.on.stop()
+	}
+}
+
+// end lets go of all coroutines: else they would hold the world in memory.
+func (w *World) end() {
+	for p := range w.procs {
+		p.abandon()
+	}
+	for _, co := range w.idle {
+		co.stop()
+	}
+	w.idle = nil
 }
 
 // simContext is a context that the world ends.

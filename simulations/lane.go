@@ -1,13 +1,27 @@
 package simulations
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/troupe-run/troupe/actors"
+	"github.com/troupe-run/troupe/supervisor"
+)
 
 // downloads is how many layers are fetched at a time: few, so that some wait.
 const downloads = 3
 
+// lanes are those of the daemon (supervisor/workers.go), but for the layers'.
+func lanes() map[actors.Lane]*simLane {
+	l := supervisor.DefaultLimits()
+	return map[actors.Lane]*simLane{
+		actors.LaneStart: {free: int(l.Start)}, actors.LaneStop: {free: int(l.Stop)}, actors.LaneProbe: {free: int(l.Probe)},
+		actors.LaneImage: {free: int(l.Image)}, actors.LaneRead: {free: int(l.Read)}, actors.LaneWalk: {free: supervisor.Walks},
+		actors.LaneLayer: {free: downloads},
+	}
+}
+
 // simLane is a lane with a limit; the order is the real one's
-// (supervisor/gate.go). Only that of the layers is simulated: the others are
-// wide enough for what waits in them.
+// (supervisor/gate.go).
 type simLane struct {
 	free    int
 	idle    int // jobs that have lent their place

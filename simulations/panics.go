@@ -43,5 +43,11 @@ func (b brittle) Receive(ctx actor.Context) {
 // Owes is asked by the supervisor in place of the actor inside.
 func (b brittle) Owes(sender *actor.PID) bool { return actors.Owes(b.Actor, sender) }
 
+// Revives is asked by the supervisor too.
+func (b brittle) Revives(child string) bool {
+	r, ok := b.Actor.(interface{ Revives(string) bool })
+	return ok && r.Revives(child)
+}
+
 // Ending is asked by the supervisor too.
 func (b brittle) Ending() bool { return b.Actor.(interface{ Ending() bool }).Ending() }

@@ -67,7 +67,7 @@ func (k *puller) pull() {
 	var err error
 	if w.chance(0.5) {
 		limit := w.between(10*time.Millisecond, 20*time.Second)
-		m.Deadline = w.now.Add(limit)
+		m.Deadline = w.wall().Add(limit)
 		_, err = w.try(p, m, limit)
 	} else {
 		_, err = w.ask(p, m, 20*time.Minute)

@@ -24,7 +24,7 @@ func (k *pod) restore(id, place string) {
 	conf.Metadata.Uid = conf.Metadata.Name
 	life, until := w.life, w.now.Add(w.between(time.Second, 40*time.Second))
 	v, err := w.ask(p, messages.RestorePod{
-		Call: messages.Call{Deadline: until}, Dir: place, Handler: "libcontainer", Config: conf, Containers: []*runtime.ContainerConfig{c.Config},
+		Call: messages.Call{Deadline: until.Add(w.skew)}, Dir: place, Handler: "libcontainer", Config: conf, Containers: []*runtime.ContainerConfig{c.Config},
 	}, 4*time.Minute)
 	made, _ := v.(messages.RestoredPod)
 	if err != nil {

@@ -47,6 +47,10 @@ func (r Result) String() string {
 // faultyTime is how long the faults go on; then everything must settle.
 const faultyTime = 3 * time.Minute
 
+// aftermath is how long what hangs may go on afterwards: a download that stands
+// still the longest.
+const aftermath = stall + time.Minute
+
 // settleTime is how long what nobody owns may take to be swept: the sweeper's
 // grace, a few rounds, and the longest wait between tries.
 const settleTime = 20 * time.Minute
@@ -54,11 +58,9 @@ const settleTime = 20 * time.Minute
 // Do runs it: first with faults, then without, until every pod has gone and
 // the node must be empty.
 func (r Run) Do() Result {
-	plan := Draw(rand.New(rand.NewPCG(r.Seed, 1)))
-	if r.Faults != nil {
-		plan = *r.Faults
-	}
+	plan := r.plan()
 	w := NewWorld(r.Seed, plan, r.Transcript)
+	defer w.end()
 	for i := range 5 {
 		w.Node.AddImage(fmt.Sprintf("registry.local/app-%d:1", i), fake.Layer{Name: "base", Size: 5 << 20}, fake.Layer{Name: fmt.Sprintf("app-%d", i), Size: 1 << 20})
 	}
@@ -77,8 +79,9 @@ func (r Run) Do() Result {
 		w.say("world", "faults end")
 		w.plan = Faults{}
 		w.Node.SetDisk(0)
+		w.after(nil, aftermath, func() { w.sure = true })
 	})
-	every := max(1, r.Pods/8)
+	every := max(1, r.Pods/4)
 	limit := w.epoch.Add(12 * time.Hour)
 	for left > 0 && len(w.failures) == 0 && w.now.Before(limit) && w.Step() {
 		if w.turns%every == 0 {
@@ -98,8 +101,16 @@ func (r Run) Do() Result {
 	}
 }
 
-// maxTurns is some fifty times what a pod's life takes.
-func maxTurns(pods int) int { return 100_000 + pods*20_000 }
+// plan is what may go wrong in it.
+func (r Run) plan() Faults {
+	if r.Faults != nil {
+		return *r.Faults
+	}
+	return Draw(rand.New(rand.NewPCG(r.Seed, 1)))
+}
+
+// maxTurns is some five times what a pod's life takes.
+func maxTurns(pods int) int { return 100_000 + pods*5_000 }
 
 // spread is over which time the pods begin.
 func (w *World) spread() time.Duration { return 30 * time.Second }
@@ -144,65 +155,8 @@ func (w *World) check() {
 			w.fail("container %s has exited without a reason", c.ID)
 		}
 		w.checkLimits(c)
+		w.checkExit(c)
 	}
-}
-
-// fate brings the events that no call causes.
-func (w *World) fate() {
-	w.often(func() time.Duration { return w.plan.DaemonCrash }, w.Crash)
-	w.often(func() time.Duration { return w.plan.MonitorCrash }, func() {
-		w.count("monitor crash")
-		w.Node.CrashMonitor()
-	})
-	w.often(func() time.Duration { return w.plan.ProcessDeath }, w.killOne)
-	w.often(func() time.Duration { return w.plan.DiskFull }, func() {
-		w.count("disk full")
-		w.Node.SetDisk(1)
-		w.after(nil, w.between(time.Second, 10*time.Second), func() { w.Node.SetDisk(0) })
-	})
-	w.often(func() time.Duration { return w.plan.Rot }, w.rot)
-}
-
-// rot damages a layer that images may share, and asks for a repair until all is
-// well: containers that have the layer keep it.
-func (w *World) rot() {
-	layers := []string{"base", "app-0", "app-1", "app-2", "app-3", "app-4"}
-	w.count("rot")
-	w.Node.SpoilLayer(layers[w.rng.IntN(len(layers))])
-	w.spawn(nil, "repair", func(p *proc) {
-		for {
-			r := w.insist(p, 10*time.Minute, func() any { return messages.CheckImages{Repair: true} }).(messages.CheckReport)
-			if !slices.ContainsFunc(r.Repairs, func(one messages.Repair) bool { return one.Err != "" }) {
-				return
-			}
-			p.sleep(w.between(time.Second, 5*time.Second))
-		}
-	}, nil)
-}
-
-// often calls f at times whose mean distance is mean, while there is one.
-func (w *World) often(mean func() time.Duration, f func()) {
-	d := mean()
-	if d == 0 {
-		return
-	}
-	w.after(nil, w.between(d/2, d*3/2), func() {
-		if mean() > 0 {
-			f()
-			w.often(mean, f)
-		}
-	})
-}
-
-// killOne lets a container's process die by itself.
-func (w *World) killOne() {
-	running := w.Node.Living()
-	if len(running) == 0 {
-		return
-	}
-	id := running[w.rng.IntN(len(running))]
-	w.count("process death")
-	w.Node.Kill(id, int32(w.rng.IntN(3)), w.chance(0.1))
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

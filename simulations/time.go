@@ -45,7 +45,7 @@ type simClock struct {
 	l *life
 }
 
-func (c simClock) Now() time.Time { return c.w.now }
+func (c simClock) Now() time.Time { return c.w.now.Add(c.l.skew) }
 
 func (c simClock) AfterFunc(d time.Duration, f func()) func() {
 	t := c.w.after(c.l, d, f)

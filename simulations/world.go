@@ -38,7 +38,14 @@ type World struct {
 	plan   Faults
 	sure   bool // nothing hangs: every request must be answered in time
 
+	skew   time.Duration // by which the node's clock was set since the beginning
+	killed bool          // the daemon was, in the middle of a call
+	// What does not work for a while, so many times at once.
+	readOnly, noFiles, noMemory, silent int
+
 	current *proc // whose code runs, or nil
+	procs   map[*proc]bool
+	idle    []*coroutine
 	life    *life // the daemon that lives now
 	lives   int
 	epoch   time.Time
@@ -62,6 +69,7 @@ type life struct {
 	jobs   map[*proc]int // → its number: the order in which a crash ends them
 	queues map[string]*keyQueue
 	lanes  map[actors.Lane]*simLane
+	skew   time.Duration // of its clock
 	dead   bool
 	loaded bool
 
@@ -80,9 +88,9 @@ func NewWorld(seed uint64, plan Faults, transcript io.Writer) *World {
 	w := &World{
 		seed: seed, rng: rand.New(rand.NewPCG(seed, 0x7472_6f75_7065)), now: epoch, epoch: epoch, plan: plan,
 		transcript: transcript, digest: fnv.New64a(), injected: map[string]int{},
-		pending: map[string]*pending{}, doomed: map[string]bool{},
+		pending: map[string]*pending{}, doomed: map[string]bool{}, procs: map[*proc]bool{},
 	}
-	w.sure = plan.Hang == 0
+	w.sure = plan.Hang == 0 && plan.Stuck == 0 && plan.Pause == 0 && plan.MonitorHang == 0 && plan.Undying == 0
 	w.Node = fake.New(fake.Config{Hook: hook{w}, NoPlugin: func(pod string) bool { return pod[0]%2 == 0 }})
 	w.boot()
 	return w
@@ -90,14 +98,17 @@ func NewWorld(seed uint64, plan Faults, transcript io.Writer) *World {
 
 // boot starts a daemon on the node as it is.
 func (w *World) boot() {
-	l := &life{jobs: map[*proc]int{}, queues: map[string]*keyQueue{}, lanes: map[actors.Lane]*simLane{actors.LaneLayer: {free: downloads}}}
+	l := &life{jobs: map[*proc]int{}, queues: map[string]*keyQueue{}, lanes: lanes(), skew: w.skew}
 	w.life = l
 	w.lives++
 	log := slog.New(&recorder{w: w})
 	index, node := actors.NewIndex(), w.Node.Backends()
 	node.Images = &images{Images: node.Images, w: w, fetching: map[string]bool{}}
 	l.system = actor.NewActorSystem(actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return slog.New(slog.DiscardHandler) }))
-	strategy := &supervisor.Strategy{Log: log, Index: index, Now: w.Now, Max: 5, Window: time.Minute}
+	settings := actors.DefaultSettings()
+	strategy := &supervisor.Strategy{
+		Log: log, Index: index, Clock: simClock{w, l}, Max: 5, Window: time.Minute, WaitMin: settings.RetryMin, WaitMax: settings.RetryMax,
+	}
 	strategy.GaveUp = func(path string) {
 		if path == "node" { // the daemon ends itself, and is started anew
 			w.after(l, 0, w.Crash)
@@ -105,7 +116,7 @@ func (w *World) boot() {
 	}
 	l.env = &actors.Env{
 		Clock: simClock{w, l}, NewID: w.newID, Jobs: simJobs{w, l}, System: l.system, Log: log, Node: node, Index: index,
-		Settings: actors.DefaultSettings(),
+		Settings: settings,
 	}
 	props := supervisor.Props(log, index, strategy, func(path string) actor.Mailbox { return &mailbox{w: w, life: l, path: path} })
 	l.env.Props = func(path string, p actor.Producer) *actor.Props { return props(path, w.brittle(path, p)) }
@@ -148,11 +159,18 @@ func (l *life) underWay() []*proc {
 	return jobs
 }
 
-// Now is the virtual time.
+// Now is the virtual time, which goes on evenly.
 func (w *World) Now() time.Time { return w.now }
+
+// wall is what the node's clock shows.
+func (w *World) wall() time.Time { return w.now.Add(w.skew) }
 
 // Step takes one turn; false when nothing will ever happen again.
 func (w *World) Step() bool {
+	if w.killed {
+		w.killed = false
+		w.Crash()
+	}
 	for len(w.ready) > 0 {
 		i := w.rng.IntN(len(w.ready))
 		r := w.ready[i]

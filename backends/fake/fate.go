@@ -1,6 +1,11 @@
 package fake
 
-import "github.com/troupe-run/troupe/messages"
+import (
+	"fmt"
+	"time"
+
+	"github.com/troupe-run/troupe/messages"
+)
 
 // Kill ends a container's process as by itself: with a code, or above 128 by
 // signal code-128; oom: by the kernel's OOM killer. It says whether a process
@@ -24,8 +29,27 @@ func (n *Node) Kill(container string, code int32, oom bool) (killed bool) {
 	return killed
 }
 
-// CrashMonitor kills the monitor. Its connections end; the processes live on;
-// the next Connect starts another monitor, which adopts them.
+// Undying makes a living process ignore SIGKILL until a time, as one that sleeps
+// in the kernel does. It says whether there is one.
+func (n *Node) Undying(container string, until time.Time) (found bool) {
+	n.change(func() {
+		if p := n.runtime.processes[container]; p != nil && p.alive() {
+			p.undying, found = until, true
+		}
+	})
+	return found
+}
+
+// CrashKeeper kills the monitor with its keeper: nobody sees what ends until the
+// next Connect starts both anew.
+func (n *Node) CrashKeeper() {
+	n.CrashMonitor()
+	n.change(func() { n.runtime.keeper = false })
+}
+
+// CrashMonitor kills the monitor. Its connections end; the processes live on,
+// and their keeper takes down how they end; the next Connect finds another
+// monitor, which the keeper has started.
 func (n *Node) CrashMonitor() {
 	n.change(func() {
 		m := &n.runtime
@@ -40,6 +64,27 @@ func (n *Node) CrashMonitor() {
 			}
 		}
 	})
+}
+
+// StepClock tells the node that its clock was set: what is due in a while is due
+// in the same while.
+func (n *Node) StepClock(by time.Duration) {
+	n.mu.Lock() // nothing may be settled by the new clock before
+	defer n.mu.Unlock()
+	for _, p := range n.runtime.timed {
+		p.ending.at = p.ending.at.Add(by)
+	}
+	for _, p := range n.runtime.processes {
+		if !p.undying.IsZero() {
+			p.undying = p.undying.Add(by)
+		}
+	}
+	for _, r := range n.records {
+		r.saved = r.saved.Add(by)
+	}
+	if c := n.runtime.connection; c != nil {
+		c.waiter.wake()
+	}
 }
 
 // CrashDaemon ends what the calls of a daemon were waiting for: the monitor
@@ -70,7 +115,7 @@ func (n *Node) startMonitor() {
 	if m.up {
 		return
 	}
-	m.up = true
+	m.up, m.keeper = true, true
 	for _, id := range sorted(m.processes) {
 		p := m.processes[id]
 		if p.unseen && !n.conf.ExitInfo {
@@ -84,10 +129,16 @@ func (n *Node) startMonitor() {
 // Reboot ends all processes, mounts, namespaces and cgroups; what is in /run
 // is gone. Files on the disk stay, and so do addresses: Detach gives them back.
 func (n *Node) Reboot() {
-	n.CrashMonitor()
+	n.CrashKeeper()
 	n.change(func() {
 		for _, id := range sorted(n.runtime.processes) {
-			n.untime(n.runtime.processes[id])
+			p := n.runtime.processes[id]
+			n.untime(p)
+			st := p.ProcessState
+			if p.alive() {
+				st.ExitedAt = n.hook.Now()
+			}
+			n.fates[id] = fate{ProcessState: st, ended: !p.alive(), lost: true}
 		}
 		n.touchAll()
 		clear(n.runtime.processes)
@@ -103,6 +154,38 @@ func (n *Node) Reboot() {
 			f.shm = false
 		}
 	})
+}
+
+// fate is how a container's process ended.
+type fate struct {
+	messages.ProcessState
+	lost bool // no monitor can have seen it, or the exit record is gone
+	// ended: it ended before the exit record was lost, and may have been told.
+	ended bool
+}
+
+// Invented says what is wrong with an exit the daemon shows; nothing when it is
+// how the process ended. Not to know is right only when nobody can.
+func (n *Node) Invented(container string, code int32, unknown, oom bool) (wrong string) {
+	n.change(func() {
+		if p := n.runtime.processes[container]; p != nil && p.alive() {
+			wrong = fmt.Sprintf("process %d lives", p.Pid)
+			return
+		}
+		f, known := n.fates[container]
+		switch {
+		case unknown && known && !f.lost:
+			wrong = fmt.Sprintf("its process ended with code %d, and that could be known", f.ExitCode)
+		case unknown:
+		case !known:
+			wrong = "it never had a process that ended"
+		case f.lost && !f.ended:
+			wrong = "nobody saw how its process ended"
+		case f.ExitCode != code || f.OOMKilled != oom:
+			wrong = fmt.Sprintf("its process ended with code %d (out of memory: %v)", f.ExitCode, f.OOMKilled)
+		}
+	})
+	return wrong
 }
 
 // Process tells the truth about a container's process, whoever has seen it.

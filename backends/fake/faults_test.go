@@ -105,7 +105,7 @@ func TestAnErrorBeforeHasNoEffectAndAnErrorAfterHasAll(t *testing.T) {
 // twice, leaves nothing.
 func TestEveryHalfCanBeDoneAgainAndTakenBack(t *testing.T) {
 	for _, method := range []string{
-		"Namespaces.Pin", "Network.Attach", "Files.Make", "Rootfs.Mount", "Bundles.Write", "Runtime.Create", "Journal.Save",
+		"Namespaces.Pin", "Network.Attach", "Files.Make", "Rootfs.Mount", "Bundles.Write", "Runtime.Create",
 		"Namespaces.Unpin", "Network.Detach", "Files.Remove", "Rootfs.Unmount", "Runtime.Delete",
 	} {
 		t.Run(method, func(t *testing.T) {

@@ -40,7 +40,7 @@ type Hook interface {
 	// Pin and Unpin (one namespace of several), Attach and Detach (an address
 	// without an interface), Make and Remove of files, Mount and Unmount (a
 	// directory without a mount), Write (a torn config.json), Create (a cgroup
-	// without a process), Delete (killed, not forgotten), Save (a torn record),
+	// without a process), Delete (killed, not forgotten),
 	// Fetch and FetchMore (a piece of a blob), Commit (layers without an
 	// image), Remove of an image (its names are gone).
 	Half(c Call) bool

@@ -155,7 +155,8 @@ func (n *Node) wrongContainer(k backends.Key, say sayer) (left bool) {
 
 // hasRecord: one that was torn does not count against the daemon.
 func (n *Node) hasRecord(k backends.Key) bool {
-	return n.records[k] != nil || n.excused[k] || n.excused[backends.Key{Pod: k.Pod}]
+	pod := backends.Key{Pod: k.Pod}
+	return n.records[k] != nil || n.excused[k] || n.excused[pod] || n.rolled[k] || n.rolled[pod]
 }
 
 // wrongProcess: a living process has what it stands on.

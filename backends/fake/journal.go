@@ -4,14 +4,20 @@ import (
 	"context"
 	"path"
 	"slices"
+	"time"
 
 	"github.com/troupe-run/troupe/backends"
 )
 
 type record struct {
-	data []byte
-	torn bool
+	data  []byte
+	torn  bool
+	saved time.Time
+	old   []byte // what was in its place; nil: nothing
 }
+
+// unsynced is how long a record may be only in memory.
+const unsynced = time.Second
 
 type journalBackend struct{ n *Node }
 
@@ -22,8 +28,8 @@ func (n *Node) recordPath(k backends.Key) string {
 	return path.Join(n.bundleDir(k), "record")
 }
 
-// Save replaces the record as a whole, or not at all. Only when it is halved
-// the record is torn, as after a power cut: the next Load puts it aside.
+// Save replaces the record as a whole, or not at all: it is a rename. Only a
+// power cut can tear it.
 func (b journalBackend) Save(ctx context.Context, k backends.Key, data []byte) error {
 	n, c := b.n, Call{Backend: "Journal", Method: "Save", Pod: k.Pod, Container: k.Container}
 	return n.call(ctx, c, func() error {
@@ -33,12 +39,12 @@ func (b journalBackend) Save(ctx context.Context, k backends.Key, data []byte) e
 		if old := n.records[k]; old != nil {
 			n.disk.give(int64(len(old.data)))
 		}
-		n.records[k] = &record{data: slices.Clone(data)}
-		delete(n.excused, k)
-		if n.hook.Half(c) {
-			n.records[k].torn = true
-			return half("the record is torn")
+		next := &record{data: slices.Clone(data), saved: n.hook.Now()}
+		if old := n.records[k]; old != nil {
+			next.old = old.data
 		}
+		n.records[k] = next
+		delete(n.excused, k)
 		return nil
 	})
 }
@@ -52,6 +58,71 @@ func (n *Node) TearRecord(k backends.Key) (found bool) {
 		}
 	})
 	return found
+}
+
+// Records are those that are there, sorted.
+func (n *Node) Records() (keys []backends.Key) {
+	n.change(func() { keys = sortedKeys(n.records) })
+	return keys
+}
+
+// ReplaceRecord puts something else in a record's place, which the journal takes
+// for whole: the record of another version, or of somebody else. It says whether
+// there is one. What it stood for is excused, as that of a torn record.
+func (n *Node) ReplaceRecord(k backends.Key, data []byte) (found bool) {
+	n.change(func() {
+		if r := n.records[k]; r != nil {
+			n.disk.used += int64(len(data)) - int64(len(r.data))
+			r.data, r.old, r.saved, found = slices.Clone(data), nil, time.Time{}, true
+			n.excused[k] = true
+		}
+	})
+	return found
+}
+
+// Loss is what a power cut does to a record that was not on the disk yet.
+type Loss int
+
+// The kinds of loss.
+const (
+	Kept  Loss = iota // the disk was quick
+	Torn              // its name is there, its data is not
+	Older             // the record before is there, or none
+)
+
+// PowerCut reboots the node; lost says what becomes of the records that were not
+// on the disk yet.
+func (n *Node) PowerCut(lost func(backends.Key) Loss) {
+	now := n.hook.Now()
+	var young []backends.Key
+	n.change(func() {
+		for _, k := range sortedKeys(n.records) {
+			if now.Sub(n.records[k].saved) < unsynced { // StepClock keeps them together
+				young = append(young, k)
+			}
+		}
+	})
+	n.Reboot()
+	for _, k := range young {
+		switch lost(k) {
+		case Torn:
+			n.TearRecord(k)
+		case Older:
+			n.change(func() { n.fallBack(k) })
+		}
+	}
+}
+
+// fallBack gives back the record before. What has come since has none then, or
+// one that does not know of it, and is excused.
+func (n *Node) fallBack(k backends.Key) {
+	old := n.records[k].old
+	n.forget(k)
+	n.rolled[k] = true
+	if old != nil {
+		n.disk.used += int64(len(old))
+		n.records[k] = &record{data: old}
+	}
 }
 
 func (b journalBackend) Remove(ctx context.Context, k backends.Key) error {
@@ -75,11 +146,15 @@ type loaded struct {
 	damaged []string
 }
 
-// Load puts torn records aside. What they stood for has no owner from then on
+// Load puts torn records aside, and names containers that have something and no
+// record. What they stood for has no owner from then on
 // and is excused from the invariants until it is swept.
 func (b journalBackend) Load(ctx context.Context) ([]backends.Record, []string, error) {
 	n := b.n
 	l, err := ask(ctx, n, Call{Backend: "Journal", Method: "Load"}, func() (l loaded, err error) {
+		for _, k := range n.recordless() {
+			l.damaged = append(l.damaged, n.recordPath(k)+": is not there, and what the container has is")
+		}
 		for _, k := range sortedKeys(n.records) {
 			r := n.records[k]
 			if r.torn {
@@ -93,6 +168,26 @@ func (b journalBackend) Load(ctx context.Context) ([]backends.Record, []string, 
 		return l, nil
 	})
 	return l.records, l.damaged, err
+}
+
+// recordless are the containers with a directory and without a record in it.
+func (n *Node) recordless() (keys []backends.Key) {
+	there := map[backends.Key]bool{}
+	for k := range n.bundles {
+		there[k] = true
+	}
+	for k := range n.roots {
+		there[k] = true
+	}
+	for k := range n.volumes {
+		there[k] = true
+	}
+	for _, k := range sortedKeys(there) {
+		if k.Container != k.Pod && n.records[k] == nil {
+			keys = append(keys, k)
+		}
+	}
+	return keys
 }
 
 func (b journalBackend) Held(ctx context.Context) ([]backends.Held, error) {

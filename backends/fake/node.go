@@ -20,6 +20,7 @@ import (
 
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // Config is a node as it is delivered.
@@ -70,9 +71,12 @@ type Node struct {
 	store       store
 	records     map[backends.Key]*record
 	excused     map[backends.Key]bool // their record was torn: they are the sweeper's
+	rolled      map[backends.Key]bool // a power cut gave them an older record: the same
 	changed     map[string]bool       // pods that Invariants has to look at
 	known       map[string][]string   // containers, by pod; "" stands for the pod
 	misheard    []string              // what plugins were told wrongly
+	fates       map[string]fate       // how processes ended, by container
+	forms       map[*runtime.LinuxContainerResources]string
 }
 
 // New makes an empty node: no pods, no images, a network that is ready, and a
@@ -84,8 +88,8 @@ func New(c Config) *Node {
 		cgroups: map[string]string{}, podLimits: map[string]string{}, captures: map[string]bool{}, written: map[string]bool{}, unpacked: map[backends.Key]bool{},
 		roots: map[backends.Key]*root{}, volumes: map[backends.Key]*volumes{},
 		bundles: map[backends.Key]*bundle{}, missing: map[string]bool{}, registry: map[string]published{}, unreachable: map[string]bool{},
-		records: map[backends.Key]*record{}, excused: map[backends.Key]bool{},
-		changed: map[string]bool{}, known: map[string][]string{},
+		records: map[backends.Key]*record{}, excused: map[backends.Key]bool{}, rolled: map[backends.Key]bool{},
+		changed: map[string]bool{}, known: map[string][]string{}, fates: map[string]fate{}, forms: map[*runtime.LinuxContainerResources]string{},
 	}
 	if n.hook == nil {
 		n.hook = plain{}

@@ -8,10 +8,11 @@ import (
 	"github.com/troupe-run/troupe/messages"
 )
 
-// monitor is the parent of all container processes. It can be down: processes
-// live on without it, and what ends meanwhile is seen by nobody.
+// monitor is what daemons talk to. It can be down: processes live on without it,
+// and what ends meanwhile the keeper takes down, its parent, which outlives it.
+// Without either, nobody sees it.
 type monitor struct {
-	up         bool
+	up, keeper bool
 	crashes    int
 	processes  map[string]*process // by container
 	timed      []*process          // those that end by themselves, next first
@@ -29,7 +30,8 @@ type process struct {
 	frozen  bool
 	program Program
 	ending  *ending   // how it ends by itself
-	unseen  bool      // it ended while there was no monitor
+	unseen  bool      // it ended while there was neither a monitor nor a keeper
+	undying time.Time // SIGKILL has its effect only then: it sleeps in the kernel
 	execs   []*Waiter // who waits for commands in it
 }
 
@@ -64,6 +66,19 @@ func (n *Node) settle(now time.Time) {
 		p := n.runtime.timed[0]
 		n.end(p, *p.ending)
 	}
+}
+
+// slay is SIGKILL: one that sleeps in the kernel dies when it wakes. It says
+// whether the process is dead.
+func (n *Node) slay(p *process, now time.Time) bool {
+	killed := ending{at: now, code: 137, signal: 9}
+	if p.undying.After(now) {
+		killed.at = p.undying
+		n.endAt(p, killed)
+		return false
+	}
+	n.end(p, killed)
+	return true
 }
 
 // endAt sets the time at which a process will end, unless it ends earlier.
@@ -102,11 +117,11 @@ func (n *Node) end(p *process, e ending) {
 	for _, w := range p.execs {
 		w.wake()
 	}
-	if !n.runtime.up {
-		p.unseen = true
-		return
+	p.unseen = !n.runtime.up && !n.runtime.keeper
+	n.fates[p.Container] = fate{ProcessState: p.ProcessState, lost: p.unseen && !n.conf.ExitInfo}
+	if n.runtime.up {
+		n.tell(p)
 	}
-	n.tell(p)
 }
 
 func (n *Node) tell(p *process) {

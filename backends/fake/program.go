@@ -39,7 +39,7 @@ func (n *Node) deliver(p *process, number int) {
 	harmless := number == int(unix.SIGCHLD) || number == int(unix.SIGCONT) || number == int(unix.SIGURG) || number == int(unix.SIGWINCH)
 	switch {
 	case number == int(unix.SIGKILL):
-		n.end(p, ending{at: now, code: 137, signal: number})
+		n.slay(p, now)
 	case harmless:
 	case p.Status == messages.ProcessCreated: // it has no handlers yet
 		n.end(p, ending{at: now, code: 128 + int32(number), signal: number})

@@ -153,7 +153,8 @@ func (b runtimeBackend) State(ctx context.Context, pod, container string) (messa
 	})
 }
 
-// Delete kills first, then forgets. Half done, the exit record is left.
+// Delete kills first, then forgets. Half done, the exit record is left. What
+// does not die is not forgotten.
 func (b runtimeBackend) Delete(ctx context.Context, pod, container string) error {
 	n, c := b.n, runtimeCall("Delete", pod, container)
 	return b.withMonitor(ctx, c, func() error {
@@ -162,12 +163,18 @@ func (b runtimeBackend) Delete(ctx context.Context, pod, container string) error
 			return nil
 		}
 		if p.alive() {
-			n.end(p, ending{at: n.hook.Now(), code: 137, signal: 9})
+			if now := n.hook.Now(); !n.slay(p, now) {
+				return messages.Errorf(messages.Deadline, "process %d of container %.12s does not die of SIGKILL: it sleeps in the kernel", p.Pid, container)
+			}
 			if n.hook.Half(c) {
 				return half("the process is killed, its cgroup and its exit record are there")
 			}
 		}
 		delete(n.runtime.processes, container)
+		if f, known := n.fates[container]; known { // nobody can ask any more how it ended
+			f.lost, f.ended = true, f.ended || !f.lost
+			n.fates[container] = f
+		}
 		return nil
 	})
 }

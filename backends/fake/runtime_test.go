@@ -36,12 +36,48 @@ func TestAnExitIsToldAndStaysUntilDelete(t *testing.T) {
 	}
 }
 
-func TestAnExitWithoutAMonitorIsUnknownUnlessTheKernelTells(t *testing.T) {
+func TestAnExitWithoutAMonitorIsTakenDownByTheKeeper(t *testing.T) {
+	n := fake.New(fake.Config{})
+	connect(t, n)
+	start(t, n, id(1), id(2))
+	n.CrashMonitor()
+	n.Kill(id(2), 7, false)
+	if st := connect(t, n).next(t, id(2), messages.ProcessExited); st.ExitUnknown || st.ExitCode != 7 {
+		t.Errorf("%+v", st)
+	}
+	if wrong := n.Invented(id(2), 7, false, false); wrong != "" {
+		t.Error(wrong)
+	}
+	for _, invented := range []string{n.Invented(id(2), -1, true, false), n.Invented(id(2), 137, false, false), n.Invented(id(2), 7, false, true)} {
+		if invented == "" {
+			t.Error("an exit that never was is believed")
+		}
+	}
+}
+
+func TestAProcessThatDoesNotDieIsNotForgotten(t *testing.T) {
+	n := fake.New(fake.Config{})
+	d := connect(t, n)
+	start(t, n, id(1), id(2))
+	n.Undying(id(2), time.Now().Add(100*time.Millisecond))
+	runtime := n.Backends().Runtime
+	ok(t, runtime.Signal(t.Context(), id(1), id(2), "SIGKILL", true))
+	wantKind(t, runtime.Delete(t.Context(), id(1), id(2)), messages.Deadline)
+	if len(n.Living()) != 1 {
+		t.Error("it is dead")
+	}
+	if st := d.next(t, id(2), messages.ProcessExited); st.ExitCode != 137 || st.Signal != 9 {
+		t.Errorf("%+v", st)
+	}
+	ok(t, runtime.Delete(t.Context(), id(1), id(2)))
+}
+
+func TestAnExitWithoutMonitorAndKeeperIsUnknownUnlessTheKernelTells(t *testing.T) {
 	for _, tells := range []bool{false, true} {
 		n := fake.New(fake.Config{ExitInfo: tells})
 		connect(t, n)
 		start(t, n, id(1), id(2))
-		n.CrashMonitor()
+		n.CrashKeeper()
 		if len(n.Living()) != 1 {
 			t.Error("the process did not outlive its monitor")
 		}

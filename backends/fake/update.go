@@ -62,11 +62,22 @@ func (b runtimeBackend) Update(ctx context.Context, pod, container string, r bac
 }
 
 // Limited says whether the resources of a living container are these, in force
-// and in its bundle; true when it does not live.
+// and in its bundle; true when it does not live. It may be asked often: what
+// resources look like is kept by their message, which nobody changes.
 func (n *Node) Limited(pod, container string, r *runtime.LinuxContainerResources) (is bool) {
 	n.change(func() {
-		p, want := n.find(pod, container), string(limits(r))
-		is = p == nil || !p.alive() || p.limits == want && n.bundles[p.key()] != nil && n.bundles[p.key()].resources == want
+		p := n.find(pod, container)
+		if p == nil || !p.alive() {
+			is = true
+			return
+		}
+		want, known := n.forms[r]
+		if !known {
+			want = string(limits(r))
+			n.forms[r] = want
+		}
+		b := n.bundles[p.key()]
+		is = p.limits == want && b != nil && b.resources == want
 	})
 	return is
 }

@@ -30,6 +30,6 @@ func command() *cobra.Command {
 		Use: "troupe-sim", Short: "Drive container runtimes: simulated and real",
 		Version: version, SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(loadCommand(), runCommand())
+	root.AddCommand(loadCommand(), runCommand(), seedsCommand())
 	return root
 }

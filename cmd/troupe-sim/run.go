@@ -17,19 +17,27 @@ func runCommand() *cobra.Command {
 	var seed uint64
 	var pods int
 	var calm, transcript bool
+	var faults string
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run pods on a simulated node: the real actors, virtual time, one seed",
 		Long: `Runs the lives of many pods on a node in memory, with faults drawn from the
 seed: calls that fail before or after their effect, half-done effects, hangs,
-process deaths, a full disk, deaths of the daemon and of the monitor. Then the
-faults end and the node must become empty. Two runs of one seed are the same to
+deaths of processes, daemon, monitor and node, full and read-only disks and more
+(DESIGN.md has the table). Then the faults end and the node must become empty. Two runs of one seed are the same to
 the byte; the transcript's digest is printed. Exits 1 when a promise is broken.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			r := simulations.Run{Seed: seed, Pods: pods}
 			if calm {
 				r.Faults = &simulations.Faults{}
+			}
+			if faults != "" {
+				plan, err := simulations.ParseFaults(faults)
+				if err != nil {
+					return fmt.Errorf("--faults: %w", err)
+				}
+				r.Faults = &plan
 			}
 			if transcript {
 				r.Transcript = io.Writer(os.Stdout)
@@ -52,6 +60,7 @@ the byte; the transcript's digest is printed. Exits 1 when a promise is broken.`
 	f.Uint64Var(&seed, "seed", 1, "what everything is drawn from")
 	f.IntVar(&pods, "pods", 100, "pods to run through their lives")
 	f.BoolVar(&calm, "calm", false, "without faults")
+	f.StringVar(&faults, "faults", "", "these faults instead of those drawn from the seed, as a failing run prints them")
 	f.BoolVar(&transcript, "transcript", false, "print every line of what happens")
 	return cmd
 }
