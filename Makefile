@@ -3,7 +3,8 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 PREFIX  ?= /usr/local
 DESTDIR ?=
-SEEDS   ?= 300
+SEEDS   ?= 1000
+PODS    ?= 200
 
 # The daemon is pure Go; the monitor is cgo (libcontainer's nsenter); both are static.
 PURE_TAGS    := containers_image_openpgp,exclude_graphdriver_btrfs
@@ -59,8 +60,8 @@ crash-test: tools ## kill daemon and monitor at every crash point, then judge th
 crash-some:
 	@$(MAKE) --no-print-directory crash-test CRASH='-every 15'
 
-sim: ## try SEEDS=300 fresh seeds in the simulator; a failure prints its seed
-	CGO_ENABLED=0 go test -count=1 ./simulations -run Faults -seeds=$(SEEDS)
+sim: ## try SEEDS=1000 fresh seeds of PODS=200 pods in the simulator; a failure prints the shortest story it finds
+	@mkdir -p bin && $(PURE) -o bin/troupe-sim ./cmd/troupe-sim && ./bin/troupe-sim seeds --seeds $(SEEDS) --pods $(PODS)
 
 fuzz: ## try strangers' bytes on what parses them, FUZZTIME=60s each; TARGETS= names some (as root)
 	@FUZZTIME='$(FUZZTIME)' TARGETS='$(TARGETS)' ./tools/fuzz.sh '$(PURE_TAGS)' '$(MONITOR_TAGS)'

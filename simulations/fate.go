@@ -91,6 +91,7 @@ func (w *World) often(mean func() time.Duration, f func()) {
 func (w *World) cutPower() {
 	w.count("power cut")
 	w.Crash()
+	w.boots++
 	w.Node.PowerCut(func(backends.Key) fake.Loss { return fake.Loss(w.rng.IntN(3)) })
 }
 

@@ -93,27 +93,29 @@ func (s Summary) String() string {
 func (s Summary) Kinds() []string { return slices.Sorted(maps.Keys(s.Injected)) }
 
 // Shorten looks for a smaller run that breaks a promise too: with fewer pods,
-// then without one kind of fault after the other. It gives up after a while;
-// what it returns has failed. (Another promise may be broken than in r: a
-// smaller run goes another way.)
+// then without one kind of fault after the other, and gives up after a while.
+// Without failures in the result it found none, not even r. (Another promise may
+// be broken than in r: a smaller run goes another way.)
 func (r Run) Shorten(within time.Duration) (Run, Result) {
 	until := time.Now().Add(within)
-	best := r
-	if best.Faults == nil {
-		plan := r.plan()
-		best.Faults = &plan
-	}
-	result := best.Do()
-	fails := func(smaller Run) bool {
+	return r.shorten(func(smaller Run) Result {
 		if time.Now().After(until) {
-			return false
+			return Result{}
 		}
-		one := smaller.Do()
+		return smaller.Do()
+	})
+}
+
+func (r Run) shorten(do func(Run) Result) (best Run, result Result) {
+	best = r
+	plan := r.plan()
+	best.Faults = &plan
+	fails := func(smaller Run) bool {
+		one := do(smaller)
 		if len(one.Failures) > 0 {
 			best, result = smaller, one
-			return true
 		}
-		return false
+		return len(one.Failures) > 0
 	}
 	for shrunk := true; shrunk; {
 		shrunk = false

@@ -64,11 +64,11 @@ func (k *pod) checkpoint(id string) {
 	if w.chance(0.5) {
 		req = messages.CheckpointContainer{Call: call, Pod: k.id, Container: id, Location: place}
 	}
-	life, down := w.life, w.Node.Down()
+	life, sure := w.life, w.sure && !w.Node.Down()
 	if _, err := w.ask(p, req, usualLimit); err != nil {
 		w.say(p.name, "checkpoint: "+err.Error())
 		// A resume may have been made to fail, or is still to come; see settle.
-		if w.plan != (Faults{}) || down || errors.Is(err, errNoAnswer) {
+		if !sure || w.plan != (Faults{}) || errors.Is(err, errNoAnswer) {
 			return
 		}
 	}

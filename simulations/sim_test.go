@@ -3,6 +3,7 @@ package simulations
 import (
 	"bytes"
 	"flag"
+	"math/rand/v2"
 	"os"
 	"strings"
 	"testing"
@@ -12,7 +13,6 @@ import (
 var (
 	seedFlag = flag.Uint64("seed", 0, "replay this seed, with its transcript on standard output")
 	podsFlag = flag.Int("pods", 40, "pods of a replayed seed")
-	seeds    = flag.Int("seeds", 0, "how many fresh seeds to try beside the fixed ones")
 )
 
 func report(t *testing.T, r Result) {
@@ -81,9 +81,25 @@ func TestFaultsLeaveNothingBehindAndNoRequestUnanswered(t *testing.T) {
 	for seed := uint64(1); seed <= 60; seed++ {
 		report(t, Run{Seed: seed, Pods: 20}.Do())
 	}
-	fresh := uint64(time.Now().UnixNano())
-	for i := range uint64(*seeds) {
-		report(t, Run{Seed: fresh + i, Pods: 20}.Do())
+}
+
+// A seed that fails can be told shorter, and its plan can be given again.
+func TestAFailureIsToldShorterAndAPlanReadsBack(t *testing.T) {
+	plan := Draw(rand.New(rand.NewPCG(4, 4)))
+	again, err := ParseFaults(plan.String())
+	if err != nil || again != plan {
+		t.Errorf("%s was read as %s: %v", plan, again, err)
+	}
+	long, broken := Run{Seed: 9, Pods: 120, Faults: &most}, Result{Failures: []string{"broken"}}
+	short, result := long.shorten(func(r Run) Result {
+		if r.Pods >= 7 && r.Faults.Panic > 0 && r.Faults.Rot > 0 {
+			return broken
+		}
+		return Result{}
+	})
+	want := Faults{Panic: most.Panic, Rot: most.Rot}
+	if len(result.Failures) != 1 || short.Pods != 7 || *short.Faults != want {
+		t.Errorf("the shortest is %d pods and %s, with %d failures", short.Pods, short.Faults, len(result.Failures))
 	}
 }
 

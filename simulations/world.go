@@ -39,6 +39,7 @@ type World struct {
 	sure   bool // nothing hangs: every request must be answered in time
 
 	skew   time.Duration // by which the node's clock was set since the beginning
+	boots  int           // of the node
 	killed bool          // the daemon was, in the middle of a call
 	// What does not work for a while, so many times at once.
 	readOnly, noFiles, noMemory, silent int
@@ -116,7 +117,7 @@ func (w *World) boot() {
 	}
 	l.env = &actors.Env{
 		Clock: simClock{w, l}, NewID: w.newID, Jobs: simJobs{w, l}, System: l.system, Log: log, Node: node, Index: index,
-		Settings: settings,
+		Settings: settings, Boot: fmt.Sprintf("boot-%d", w.boots),
 	}
 	props := supervisor.Props(log, index, strategy, func(path string) actor.Mailbox { return &mailbox{w: w, life: l, path: path} })
 	l.env.Props = func(path string, p actor.Producer) *actor.Props { return props(path, w.brittle(path, p)) }

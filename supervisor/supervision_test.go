@@ -61,7 +61,7 @@ func onStage(t *testing.T, hook fake.Hook) *stage {
 	s := &stage{t: t, node: fake.New(fake.Config{Hook: hook}), bomb: &bomb{Handler: slog.NewTextHandler(io.Discard, nil)}}
 	s.node.AddImage("registry.local/app:1", fake.Layer{Name: "base", Size: 1000})
 	settings := actors.DefaultSettings()
-	settings.RetryMin, settings.RetryMax, settings.KillPatience = 50*time.Millisecond, 200*time.Millisecond, 20*time.Millisecond
+	settings.RetryMin, settings.RetryMax, settings.KillPatience = 300*time.Millisecond, 300*time.Millisecond, 20*time.Millisecond
 	var err error
 	if s.tree, err = Start(t.Context(), Config{Node: s.node.Backends(), Log: slog.New(s.bomb), Limits: DefaultLimits(), Settings: settings, Boot: "the first"}); err != nil {
 		t.Fatal(err)
@@ -138,17 +138,22 @@ func TestAPodThatPanicsAgainAndAgainSaysSoAndStopsLater(t *testing.T) {
 	s := onStage(t, nil)
 	s.running()
 	s.bomb.arm("pod", "stopping", 9)
-	for range 6 { // five restarts without a wait
+	for range 5 { // restarts without a wait
 		if _, err := s.ask(messages.StopPod{Pod: s.pod}); err == nil {
 			t.Fatal("Stop was a success, and nothing has stopped")
 		}
 	}
+	sixth := make(chan error, 1) // it is answered when its actor is restarted
+	go func() { _, err := s.ask(messages.StopPod{Pod: s.pod}); sixth <- err }()
 	eventually(t, "it is said why nobody answers", func() bool {
 		p, err := s.tree.View().Pod(s.pod)
 		return err == nil && strings.Contains(p.Activity.Error, "panicked 6 times in a row")
 	})
 	if !s.lives() {
 		t.Error("the container did not survive the panics of its pod's actor")
+	}
+	if err := <-sixth; err == nil {
+		t.Error("Stop was a success, and nothing has stopped")
 	}
 	for range 3 { // each waits until the pod is taken up again, and meets the next panic
 		if _, err := s.ask(messages.StopPod{Pod: s.pod}); err == nil {

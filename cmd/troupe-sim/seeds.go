@@ -70,6 +70,10 @@ Exits 1 when a promise is broken.`,
 // tellShort says the shortest story of a failure it can find in a while.
 func tellShort(r simulations.Result, within time.Duration) {
 	short, result := simulations.Run{Seed: r.Seed, Pods: r.Pods}.Shorten(within)
+	if len(result.Failures) == 0 {
+		fmt.Printf("seed %d: no shorter story was found; replay: troupe-sim run --seed %d --pods %d --transcript\n", r.Seed, r.Seed, r.Pods)
+		return
+	}
 	fmt.Printf("seed %d fails with %d pods and %s too:\n", r.Seed, short.Pods, short.Faults)
 	for i, failure := range result.Failures {
 		if i == 5 {
