@@ -165,7 +165,8 @@ type fate struct {
 }
 
 // Invented says what is wrong with an exit the daemon shows; nothing when it is
-// how the process ended. Not to know is right only when nobody can.
+// how the process ended. Not to know is right only when nobody can, and of what
+// never ran its command.
 func (n *Node) Invented(container string, code int32, unknown, oom bool) (wrong string) {
 	n.change(func() {
 		if p := n.runtime.processes[container]; p != nil && p.alive() {
@@ -174,6 +175,7 @@ func (n *Node) Invented(container string, code int32, unknown, oom bool) (wrong 
 		}
 		f, known := n.fates[container]
 		switch {
+		case unknown && known && f.StartedAt.IsZero(): // it never ran: what its init ended with is no exit code
 		case unknown && known && !f.lost:
 			wrong = fmt.Sprintf("its process ended with code %d, and that could be known", f.ExitCode)
 		case unknown:
