@@ -109,6 +109,7 @@ func TestAStepThatHangsLendsItsPlaceInTheLane(t *testing.T) {
 			w.Go(actors.Job{Key: name, Lane: actors.LaneStart, Run: func(context.Context) { ended = append(ended, name) }})
 		}
 		time.Sleep(lendAfter + time.Second)
+		synctest.Wait()
 		if len(ended) != 2 {
 			t.Errorf("%s after the first has ended: %v", time.Since(begin), ended)
 		}
