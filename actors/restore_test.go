@@ -77,11 +77,7 @@ func TestARestoreThatIsCutOffLeavesNothingWhenItIsAnswered(t *testing.T) {
 				c := s.begin(r)
 				s.until("it is on its way", func() bool { return s.gate.seen(held) > before })
 				cut(s)
-				if how == "time is over" {
-					time.Sleep(200 * time.Millisecond)
-				} else {
-					time.Sleep(5 * time.Millisecond) // it is in the mailbox
-				}
+				time.Sleep(200 * time.Millisecond) // its time is over, or the wish is in the mailbox
 				s.gate.open()
 				if err := <-c; err == nil {
 					t.Fatal("it was answered as a success")
