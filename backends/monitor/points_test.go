@@ -174,7 +174,7 @@ func TestTheMonitorMayDieAtEachPointOfTheWayToTheLog(t *testing.T) {
 	r.run(terminal)
 	r.arm("log/terminal/spliced")
 	r.fired("log/terminal/spliced")
-	r.eventually("more of the terminal", func() bool { return strings.Count(string(r.log(terminal)), "\n") > 3000 }) // it may be empty yet, or end in half a line
+	r.eventually("more of the terminal", func() bool { return strings.Count(r.log(terminal), "\n") > 3000 }) // it may be empty yet, or end in half a line
 	if err := r.Signal(r.ctx(), terminal.Pod, terminal.Container, "SIGKILL", false); err != nil {
 		t.Error(err)
 	}
