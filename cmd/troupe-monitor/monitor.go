@@ -49,7 +49,7 @@ func newMonitor(p paths, systemd bool, oomScore int, l *loop, log *slog.Logger) 
 	return &monitor{
 		paths: p, systemd: systemd, oomScore: oomScore, loop: l, log: log,
 		quit: make(chan struct{}), containers: map[string]*container{},
-		socketFd: -1, children: children{known: map[int]*child{}}, profiles: newProfiles(),
+		socketFd: -1, children: children{known: map[int]*child{}}, profiles: newProfiles(), keeper: &keeper{log: log},
 	}
 }
 
