@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -80,7 +81,22 @@ func New(c Config) *Backend {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	return &Backend{config: c, doors: semaphore.NewWeighted(allDoors), forwarder: newForwarder(c.CacheDir), source: &source{dir: c.ConfDir, wanted: c.DefaultNetwork, log: c.Log}}
+	b := &Backend{config: c, doors: semaphore.NewWeighted(allDoors), forwarder: newForwarder(c.CacheDir), source: &source{dir: c.ConfDir, wanted: c.DefaultNetwork, log: c.Log}}
+	b.onlyFiles()
+	return b
+}
+
+// onlyFiles removes from the results what is no file: libcni reads them through
+// links and without bound, and one to /dev/zero took all of the node's memory.
+func (b *Backend) onlyFiles() {
+	entries, _ := os.ReadDir(b.resultsDir()) // none yet
+	for _, e := range entries {
+		if e.Type().IsRegular() {
+			continue
+		}
+		err := os.RemoveAll(filepath.Join(b.resultsDir(), e.Name()))
+		b.config.Log.Warn("what lay in the place of a network's result was removed", "name", e.Name(), "type", e.Type(), "err", err)
+	}
 }
 
 // libcni for one call. lock, when not nil, is inherited by the plugins.

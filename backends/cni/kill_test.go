@@ -87,3 +87,17 @@ exit 0`)
 		t.Errorf("order: %q", order)
 	}
 }
+
+func TestALinkInTheResultsPlaceIsNotReadThrough(t *testing.T) {
+	dir := t.TempDir()
+	results := filepath.Join(dir, "results")
+	ok(t, os.MkdirAll(results, 0o700))
+	ok(t, os.Symlink("/dev/zero", filepath.Join(results, "net-pod-eth0")))
+	ok(t, os.WriteFile(filepath.Join(results, "net-other-eth0"), []byte("{}"), 0o600))
+	cni.New(cni.Config{CacheDir: dir})
+	left, err := os.ReadDir(results)
+	ok(t, err)
+	if len(left) != 1 || left[0].Name() != "net-other-eth0" {
+		t.Errorf("left: %v", left)
+	}
+}
