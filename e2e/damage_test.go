@@ -41,8 +41,7 @@ func TestNothingThatIsWrittenDownStopsTheDaemonWhenItIsHarmed(t *testing.T) {
 	}
 	only := os.Getenv("TROUPE_HARM")
 	if only == "" {
-		// It kills the monitor, and the keeper starts it again beside the harm;
-		// and "a link" ends the daemon (issue 6, open).
+		// Alone each way was seen to pass; "a pipe" after others was not (issue 6, open).
 		t.Skip(`does not pass yet: TROUPE_HARM=all, or the name of one way`)
 	}
 	n := ownNode(t, sweeping("1s"))
@@ -64,9 +63,8 @@ func TestNothingThatIsWrittenDownStopsTheDaemonWhenItIsHarmed(t *testing.T) {
 		ok(t, os.WriteFile(filepath.Join(n.daemon.Root, "cni", "attempts", p.id), []byte("{}"), 0o600))
 		n.tellRanges(t)
 		ok(t, n.daemon.Kill())
-		for _, pid := range n.daemon.Monitors() { // it reads its own at its start
-			ok(t, unix.Kill(pid, unix.SIGKILL))
-		}
+		// The monitor reads its own at its start; the keeper would start it beside the harm.
+		ok(t, n.daemon.KillMonitorAndKeeper())
 		files := n.writtenDown(t, healthy)
 		for _, path := range files {
 			content := must(os.ReadFile(path))(t)
