@@ -99,8 +99,8 @@ func unused(err error) bool {
 }
 
 // dropLeftLayers removes the layers that a daemon was making, before a reboot or
-// a power cut, for images it did not come to record. Only layers with our marker are looked at: others
-// may belong to a pull that podman has under way.
+// a power cut, for images it did not come to record. Only layers with our marker
+// are looked at: others may belong to a pull that podman has under way.
 func (s *Store) dropLeftLayers() error {
 	entries, err := os.ReadDir(s.markerDir())
 	if err != nil {

@@ -1,6 +1,7 @@
 package images
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -50,11 +51,7 @@ const earlySync = 16 << 20
 
 // bootID tells whether a power cut may have come since.
 var bootID = sync.OnceValue(func() string {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return fmt.Sprint(time.Now().UnixNano()) // is that of no other daemon
-	}
-	return strings.TrimSpace(string(id))
+	return cmp.Or(backends.BootID(), fmt.Sprint(time.Now().UnixNano())) // not known: that of no other daemon
 })
 
 func (s *Store) imageRoot() string { return s.cfg.imageRoot() }

@@ -13,6 +13,7 @@ import (
 
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/troupe-run/troupe/actors"
+	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/cmd/troupe/config"
 	"github.com/troupe-run/troupe/cri"
 	"github.com/troupe-run/troupe/supervisor"
@@ -144,7 +145,7 @@ func (d *daemon) startTree(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, recoveryLimit)
 	defer cancel()
 	d.tree, err = supervisor.Start(ctx, supervisor.Config{
-		Node: d.machine.Node, Log: d.log.Logger, Settings: settings, Boot: bootID(),
+		Node: d.machine.Node, Log: d.log.Logger, Settings: settings, Boot: backends.BootID(),
 		Limits: supervisor.Limits{
 			Start: int64(lanes.Start), Stop: int64(lanes.Stop), Probe: int64(lanes.Probe),
 			Image: int64(lanes.Image), Layer: int64(lanes.Layer), Read: int64(lanes.Read),

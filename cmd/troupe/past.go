@@ -6,8 +6,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 
+	"github.com/troupe-run/troupe/backends"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,15 +21,6 @@ type past struct {
 }
 
 const pastName = "last-run.json"
-
-// bootID names this boot of the node; empty when the kernel does not say.
-func bootID() string {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(id))
-}
 
 // readPast is nil when there was no daemon, or nothing is known of it.
 func readPast(root string) *past {
@@ -88,7 +79,7 @@ func (p *past) since(version, boot string) (happened []string) {
 // next that this one has not ended cleanly yet. It never keeps the daemon from
 // its pods.
 func (d *daemon) note() {
-	root, now := d.config.Troupe.Root, past{Version: buildOf().Version, Boot: bootID()}
+	root, now := d.config.Troupe.Root, past{Version: buildOf().Version, Boot: backends.BootID()}
 	if last := readPast(root); last != nil {
 		for _, what := range last.since(now.Version, now.Boot) {
 			d.log.Info("since the last run", "what", what)

@@ -37,7 +37,7 @@ func wipeCommand(o *options, stderr io.Writer) *cobra.Command {
 			}
 			if !force {
 				fmt.Fprintln(cmd.OutOrStdout(), "nothing needs to be wiped")
-				for _, what := range readPast(loaded.Troupe.Root).since(buildOf().Version, bootID()) {
+				for _, what := range readPast(loaded.Troupe.Root).since(buildOf().Version, backends.BootID()) {
 					fmt.Fprintln(cmd.OutOrStdout(), "  "+what)
 				}
 				return nil
