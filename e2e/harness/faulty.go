@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"strings"
 	"sync"
-	"sync/atomic"
 )
 
 // Fault is how a faulty registry fails on blobs; small ones (configurations)
@@ -32,9 +31,9 @@ type FaultyRegistry struct {
 	Host    string
 	server  *httptest.Server
 	handler http.Handler
-	fault   atomic.Int32
 
 	mu    sync.Mutex
+	fault Fault
 	free  chan struct{}  // closed to let hanging answers go
 	asked map[string]int // by digest
 }
@@ -52,17 +51,19 @@ func (l *Lab) StartFaulty(r *Registry) (*FaultyRegistry, error) {
 	proxy := httputil.NewSingleHostReverseProxy(target)
 	f.handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		_, digest, blob := strings.Cut(req.URL.Path, "/blobs/")
-		if blob = blob && req.Method == http.MethodGet; blob {
-			f.mu.Lock()
-			f.asked[digest]++
-			f.mu.Unlock()
-		}
-		fault := Fault(f.fault.Load())
-		if fault == Healthy || !blob {
+		if blob = blob && req.Method == http.MethodGet; !blob {
 			proxy.ServeHTTP(w, req)
 			return
 		}
-		f.spoil(w, req, target.String(), fault)
+		f.mu.Lock()
+		f.asked[digest]++
+		fault, free := f.fault, f.free // together: a Release after Set must find every answer that took the old fault
+		f.mu.Unlock()
+		if fault == Healthy {
+			proxy.ServeHTTP(w, req)
+			return
+		}
+		f.spoil(w, req, target.String(), fault, free)
 	})
 	f.server = httptest.NewServer(f.handler)
 	f.Host = f.server.Listener.Addr().String()
@@ -76,7 +77,11 @@ func (l *Lab) StartFaulty(r *Registry) (*FaultyRegistry, error) {
 }
 
 // Set chooses the fault for the blobs asked for from now on.
-func (f *FaultyRegistry) Set(fault Fault) { f.fault.Store(int32(fault)) }
+func (f *FaultyRegistry) Set(fault Fault) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fault = fault
+}
 
 // Release closes the connections of answers that hang.
 func (f *FaultyRegistry) Release() {
@@ -111,13 +116,7 @@ func (f *FaultyRegistry) Asked(digest string) int {
 	return f.asked[digest]
 }
 
-func (f *FaultyRegistry) released() <-chan struct{} {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.free
-}
-
-func (f *FaultyRegistry) spoil(w http.ResponseWriter, req *http.Request, target string, fault Fault) {
+func (f *FaultyRegistry) spoil(w http.ResponseWriter, req *http.Request, target string, fault Fault, free <-chan struct{}) {
 	out, err := http.NewRequestWithContext(req.Context(), http.MethodGet, target+req.URL.RequestURI(), nil)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadGateway)
@@ -154,7 +153,7 @@ func (f *FaultyRegistry) spoil(w http.ResponseWriter, req *http.Request, target 
 	if fault == Hang {
 		select {
 		case <-req.Context().Done():
-		case <-f.released():
+		case <-free:
 		}
 	}
 	panic(http.ErrAbortHandler) // closes the connection half-way through the answer
