@@ -175,7 +175,7 @@ func unusual(what, name string, err error) error {
 }
 
 func (x *extractor) file(name string, h *tar.Header, entry []byte) error {
-	fd, err := unix.Open(name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Open(name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, uint32(h.Mode)&0o777)
 	if err != nil {
 		if err = unusual("open", name, err); errors.Is(err, errByLibrary) {
 			return x.byLibrary(h, entry)
@@ -188,24 +188,46 @@ func (x *extractor) file(name string, h *tar.Header, entry []byte) error {
 	if _, err := io.CopyBuffer(struct{ io.Writer }{file}, struct{ io.Reader }{x.tar}, x.buffer); err != nil {
 		return err
 	}
-	if err := unix.Fchown(fd, h.Uid, h.Gid); err != nil {
-		return &os.PathError{Op: "chown", Path: name, Err: err}
+	var made unix.Stat_t
+	err = unix.Fstat(fd, &made)
+	if err == nil && foreign(&made, h) {
+		err = unix.Fchown(fd, h.Uid, h.Gid)
 	}
-	if err := unix.Fchmod(fd, uint32(h.Mode)&0o7777); err != nil {
-		return &os.PathError{Op: "chmod", Path: name, Err: err}
+	if err == nil && otherMode(&made, h) {
+		err = unix.Fchmod(fd, uint32(h.Mode)&0o7777)
+	}
+	if err != nil {
+		return &os.PathError{Op: "give owner and mode to", Path: name, Err: err}
 	}
 	return setTime(name, times(h))
 }
 
+// foreign and otherMode say what is to be changed of a new file: nothing, of
+// most. To ask takes a tenth of what a change does, which goes into the file
+// system's journal. A set-user-ID bit, which a change of owner takes away, is
+// never there before the mode is set.
+func foreign(made *unix.Stat_t, h *tar.Header) bool {
+	return int(made.Uid) != h.Uid || int(made.Gid) != h.Gid
+}
+
+func otherMode(made *unix.Stat_t, h *tar.Header) bool {
+	return made.Mode&0o7777 != uint32(h.Mode)&0o7777
+}
+
 func makeDirectory(name string, h *tar.Header) error {
-	if err := unix.Mkdir(name, 0o700); err != nil {
+	if err := unix.Mkdir(name, uint32(h.Mode)&0o777); err != nil {
 		return unusual("mkdir", name, err)
 	}
-	if err := unix.Lchown(name, h.Uid, h.Gid); err != nil {
-		return &os.PathError{Op: "chown", Path: name, Err: err}
+	var made unix.Stat_t
+	err := unix.Lstat(name, &made)
+	if err == nil && foreign(&made, h) {
+		err = unix.Lchown(name, h.Uid, h.Gid)
 	}
-	if err := unix.Chmod(name, uint32(h.Mode)&0o7777); err != nil {
-		return &os.PathError{Op: "chmod", Path: name, Err: err}
+	if err == nil && otherMode(&made, h) {
+		err = unix.Chmod(name, uint32(h.Mode)&0o7777)
+	}
+	if err != nil {
+		return &os.PathError{Op: "give owner and mode to", Path: name, Err: err}
 	}
 	return nil // its times when nothing more is made in it
 }
@@ -214,8 +236,13 @@ func makeSymlink(name string, h *tar.Header) error {
 	if err := unix.Symlink(h.Linkname, name); err != nil {
 		return unusual("symlink", name, err)
 	}
-	if err := unix.Lchown(name, h.Uid, h.Gid); err != nil {
-		return &os.PathError{Op: "chown", Path: name, Err: err}
+	var made unix.Stat_t
+	err := unix.Lstat(name, &made)
+	if err == nil && foreign(&made, h) {
+		err = unix.Lchown(name, h.Uid, h.Gid)
+	}
+	if err != nil {
+		return &os.PathError{Op: "give an owner to", Path: name, Err: err}
 	}
 	return setTime(name, times(h))
 }

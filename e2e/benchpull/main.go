@@ -32,7 +32,7 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "only these contenders, with commas between them")
 	flag.StringVar(&o.steps, "steps", "", "only scenes with one of these words in a step's name, with commas between them")
 	flag.StringVar(&o.out, "out", "bench", "directory for pull.json and PULL.md, from the repository's root")
-	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of the Troupe that pulls the big image to this file (and run slower for it)")
+	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of Troupe to this file, of the last pull of those that -steps leaves (and run slower for it)")
 	flag.StringVar(&o.worker, "worker", "", "for the program itself: be this contender")
 	flag.StringVar(&o.dir, "dir", "", "for the program itself: the worker's directory")
 	flag.Parse()
@@ -98,11 +98,7 @@ func (o options) playAll(ctx context.Context, r *registry, s scene, out results)
 		if !oneOf(o.only, c) {
 			continue
 		}
-		profile := ""
-		if slices.Contains(s.names(), big) {
-			profile = o.profile
-		}
-		if err := play(ctx, r, s, c, profile, out); err != nil {
+		if err := play(ctx, r, s, c, o.profile, out); err != nil {
 			return fmt.Errorf("%s: %w", c, err)
 		}
 	}
