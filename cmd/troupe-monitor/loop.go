@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,15 +16,37 @@ import (
 // loop is the one epoll loop that watches all pidfds, stdio pipes and cgroup
 // event files: a container costs descriptors here, but no goroutine, thread or
 // buffer. Handlers run one after another, level-triggered, so each does one
-// read's worth of work and nothing that may block for long.
+// read's worth of work. One that a dead disk holds up lends its place to another
+// goroutine, and is not watched until it returns: nobody else may notice.
 type loop struct {
 	log  *slog.Logger
 	epfd int
 
 	mu    sync.Mutex
 	next  uint64
-	watch map[uint64]func(events uint32, buf []byte)
+	watch map[uint64]*watched
+	batch []unix.EpollEvent // fetched, and not handled yet
+	turn  *turn             // what the goroutine that runs the loop is at; nil: it waits
+	timer *time.Timer       // looks at turn
+	armed bool
 }
+
+type watched struct {
+	fd      int
+	event   unix.EpollEvent
+	handler func(events uint32, buf []byte)
+}
+
+// turn is one call of a handler.
+type turn struct {
+	of    *watched
+	token uint64
+	began time.Time
+	lent  bool // another goroutine runs the loop by now
+}
+
+// lendAfter is how long a handler may keep all others waiting.
+const lendAfter = time.Second
 
 // readSize is the size of the one buffer that all handlers read into.
 const readSize = 64 << 10
@@ -32,7 +56,10 @@ func newLoop(log *slog.Logger) (*loop, error) {
 	if err != nil {
 		return nil, fmt.Errorf("epoll: %w", err)
 	}
-	return &loop{log: log, epfd: fd, watch: map[uint64]func(uint32, []byte){}}, nil
+	l := &loop{log: log, epfd: fd, watch: map[uint64]*watched{}}
+	l.timer = time.AfterFunc(lendAfter, l.look)
+	l.armed = true
+	return l, nil
 }
 
 // add calls handler whenever fd has one of the events, until drop. Tokens are
@@ -42,10 +69,10 @@ func (l *loop) add(fd int, events uint32, handler func(events uint32, buf []byte
 	l.mu.Lock()
 	l.next++
 	token = l.next
-	l.watch[token] = handler
+	w := &watched{fd: fd, event: unix.EpollEvent{Events: events, Fd: int32(token), Pad: int32(token >> 32)}, handler: handler}
+	l.watch[token] = w
 	l.mu.Unlock()
-	ev := unix.EpollEvent{Events: events, Fd: int32(token), Pad: int32(token >> 32)}
-	if err := unix.EpollCtl(l.epfd, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+	if err := unix.EpollCtl(l.epfd, unix.EPOLL_CTL_ADD, fd, &w.event); err != nil {
 		l.forget(token)
 		return 0, fmt.Errorf("watch descriptor %d: %w", fd, err)
 	}
@@ -70,23 +97,97 @@ func (l *loop) run() {
 	buf := make([]byte, readSize)
 	events := make([]unix.EpollEvent, 64)
 	for {
-		n, err := unix.EpollWait(l.epfd, events, -1)
-		if err != nil {
-			if !errors.Is(err, unix.EINTR) {
-				l.log.Error("epoll_wait", "err", err)
-			}
+		t, what := l.begin()
+		if t == nil {
+			l.fetch(events)
 			continue
 		}
-		for _, ev := range events[:n] {
-			token := uint64(uint32(ev.Fd)) | uint64(uint32(ev.Pad))<<32
-			l.mu.Lock()
-			handler := l.watch[token]
-			l.mu.Unlock()
-			if handler != nil {
-				l.call(handler, ev.Events, buf)
-			}
+		l.call(t.of.handler, what, buf)
+		if l.end(t) {
+			return
 		}
 	}
+}
+
+func (l *loop) fetch(events []unix.EpollEvent) {
+	n, err := unix.EpollWait(l.epfd, events, -1)
+	if err != nil {
+		if !errors.Is(err, unix.EINTR) {
+			l.log.Error("epoll_wait", "err", err)
+		}
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.batch = events[:n]
+}
+
+// begin takes the next event of the batch; nil: there is none.
+func (l *loop) begin() (t *turn, events uint32) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.batch) > 0 {
+		ev := l.batch[0]
+		l.batch = l.batch[1:]
+		token := uint64(uint32(ev.Fd)) | uint64(uint32(ev.Pad))<<32
+		if w := l.watch[token]; w != nil {
+			l.turn = &turn{of: w, token: token, began: time.Now()}
+			if !l.armed {
+				l.armed = true
+				l.timer.Reset(lendAfter)
+			}
+			return l.turn, ev.Events
+		}
+	}
+	return nil, 0
+}
+
+// end ends a turn. Who has lent the loop leaves it to the other.
+func (l *loop) end(t *turn) (lent bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !t.lent {
+		l.turn = nil
+		return false
+	}
+	l.log.Warn("who held up the event loop goes on", "fd", t.of.fd, "after", time.Since(t.began).Round(time.Millisecond))
+	if l.watch[t.token] == t.of {
+		if err := unix.EpollCtl(l.epfd, unix.EPOLL_CTL_ADD, t.of.fd, &t.of.event); err != nil {
+			l.log.Error("a descriptor is not watched any more", "fd", t.of.fd, "err", err)
+		}
+	}
+	return true
+}
+
+// look has another goroutine go on when a handler does not return. It looks
+// again for as long as there is something to do.
+func (l *loop) look() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.turn
+	if t == nil {
+		l.armed = false
+		return
+	}
+	wait := lendAfter - time.Since(t.began)
+	if wait <= 0 {
+		l.lend(t)
+		wait = lendAfter
+	}
+	l.timer.Reset(wait)
+}
+
+// lend starts the goroutine; l.mu is held.
+func (l *loop) lend(t *turn) {
+	l.log.Warn("the event loop is held up, by a disk that does not answer for example: all others go on without", "fd", t.of.fd)
+	t.lent, l.turn = true, nil
+	if l.watch[t.token] == t.of { // or the other would be called for it without end
+		if err := unix.EpollCtl(l.epfd, unix.EPOLL_CTL_DEL, t.of.fd, nil); err != nil {
+			l.log.Error("cannot pause the watch of a descriptor", "fd", t.of.fd, "err", err)
+		}
+	}
+	l.batch = slices.Clone(l.batch) // it lies in the memory of who is held up
+	go l.run()
 }
 
 // call keeps a handler's panic from ending the parent of all containers.
