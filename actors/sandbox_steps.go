@@ -90,7 +90,7 @@ func makeFiles(ctx context.Context, n *backends.Node, p *podPlan) (err error) {
 }
 
 func removeFiles(ctx context.Context, n *backends.Node, p *podPlan) error {
-	return errors.Join(n.Files.Remove(ctx, p.ID), n.Bundles.Release(ctx, p.ID))
+	return errors.Join(n.Files.Remove(ctx, p.ID), n.Bundles.Remove(ctx, p.ID, p.ID), n.Bundles.Release(ctx, p.ID))
 }
 
 func pinNamespaces(ctx context.Context, n *backends.Node, p *podPlan) (err error) {
@@ -138,11 +138,10 @@ func startPause(ctx context.Context, n *backends.Node, p *podPlan) error {
 	return err
 }
 
+// stopPause leaves the bundle to removeFiles: a disk that has become read-only
+// must not keep a stopping pod from giving back its network.
 func stopPause(ctx context.Context, n *backends.Node, p *podPlan) error {
-	if err := n.Runtime.Delete(ctx, p.ID, p.ID); err != nil {
-		return err
-	}
-	return n.Bundles.Remove(ctx, p.ID, p.ID)
+	return n.Runtime.Delete(ctx, p.ID, p.ID)
 }
 
 // dropStrays ends what containers without a record have in this pod, before

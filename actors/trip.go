@@ -23,8 +23,12 @@ type trip[P any] struct {
 	step  string // under way
 	first error  // what ended the way forth
 	tries int    // of the way back
-	past  timeline
-	over  bool // nothing is left of it; it is about to be unlinked
+	// unwritten is how often in a row the journal could not be written, rewriting
+	// whether a try is to come.
+	unwritten int
+	rewriting bool
+	past      timeline
+	over      bool // nothing is left of it; it is about to be unlinked
 }
 
 // traveller is the actor as its trip sees it. All is called in the actor.
@@ -219,13 +223,23 @@ func (t *trip[P]) journalThen(then func()) {
 		return nil, env.Node.Journal.Save(ctx, place, data)
 	}, func(d done) {
 		then()
-		if d.err != nil && !t.over { // the state is in memory: write it again
-			t.env.Log.Warn("the journal was not written and is tried again", append(t.who.attrs(), "err", d.err)...)
-			t.after(t.env.Settings.RetryMin, func() {
-				if _, again := t.who.present(); again && !t.over && !t.travelling() {
-					t.journal()
-				}
-			})
+		if d.err == nil || t.over {
+			t.unwritten = 0
+			return
 		}
+		// The state is in memory: write it again, in one series of tries however
+		// many changes could not be written.
+		t.unwritten++
+		t.env.Log.Warn("the journal was not written and is tried again", append(t.who.attrs(), "err", d.err)...)
+		if t.rewriting {
+			return
+		}
+		t.rewriting = true
+		t.after(backoff(t.env.Settings, t.unwritten-1), func() {
+			t.rewriting = false
+			if _, again := t.who.present(); again && t.unwritten > 0 && !t.over && !t.travelling() {
+				t.journal()
+			}
+		})
 	})
 }

@@ -180,3 +180,52 @@ func TestACallBeforeConnectIsUnavailable(t *testing.T) {
 	_, err := c.State(context.Background(), newID(), newID())
 	wantKind(t, err, messages.Unavailable, "not connected")
 }
+
+func TestWhatIsLeftOfAContainerWithADamagedRecordGoes(t *testing.T) {
+	n := newNode(t)
+	stays, damaged := sleeper(n), sleeper(n)
+	s, err := n.State(n.ctx(), damaged.Pod, damaged.Container)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = syscall.Kill(s.Pid, syscall.SIGKILL) }() // the daemon would, by the mark on its cgroup
+	record := filepath.Join(n.cfg.Dir, "containers", damaged.Container)
+	old := filepath.Join(n.cfg.Dir, "damaged", "of-last-month")
+	longAgo := time.Now().Add(-30 * 24 * time.Hour)
+	for _, err := range []error{
+		os.WriteFile(record, []byte(`{"ver`), 0o600), os.MkdirAll(filepath.Dir(old), 0o700),
+		os.WriteFile(old, nil, 0o600), os.Chtimes(old, longAgo, longAgo),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	left := func(of string) (names []string) {
+		for _, pattern := range []string{"spool/" + of + "*", "exits/" + of + "*", "damaged/" + of + "*"} {
+			found, err := filepath.Glob(filepath.Join(n.cfg.Dir, pattern))
+			if err != nil {
+				t.Fatal(err)
+			}
+			names = append(names, found...)
+		}
+		return names
+	}
+	if spools := left(damaged.Container); len(spools) != 2 {
+		t.Fatalf("before: %v", spools)
+	}
+	was := n.monitorPid()
+	n.die()
+	n.returns(was)
+	if files := left(damaged.Container); len(files) != 1 || filepath.Base(filepath.Dir(files[0])) != "damaged" {
+		t.Errorf("left of it: %v", files)
+	}
+	if files := left(stays.Container); len(files) != 2 {
+		t.Errorf("the other has %v", files)
+	}
+	if files := left("of-last-month"); len(files) > 0 {
+		t.Errorf("put aside for ever: %v", files)
+	}
+	if s, err := n.State(n.ctx(), stays.Pod, stays.Container); err != nil || s.Status != messages.ProcessRunning {
+		t.Errorf("the other: %+v, %v", s, err)
+	}
+}

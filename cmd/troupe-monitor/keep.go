@@ -138,7 +138,7 @@ func (c *container) keepOutput(name string, spool *spool) func(fd int) {
 	}
 }
 
-func (p paths) spool(key, name string) string { return filepath.Join(p.dir, "spool", key+"."+name) }
+func (p paths) spool(key, name string) string { return filepath.Join(p.spools(), key+"."+name) }
 
 // openOutput makes the spool of a stream, unless the file system refuses: the
 // container is more than its last lines after two misfortunes.

@@ -30,6 +30,7 @@ func (m *monitor) load(held map[string]*kept) {
 			m.keeper.drop(name)
 		}
 	}()
+	defer m.dropStrays()
 	names, err := os.ReadDir(filepath.Join(m.dir, "containers"))
 	if err != nil {
 		m.log.Error("containers of an earlier monitor cannot be found", "err", err)
@@ -54,22 +55,6 @@ func (m *monitor) load(held map[string]*kept) {
 			m.log.Error("a container of an earlier monitor was taken over in part; Delete takes back the rest", "name", n.Name(), "err", err)
 		}
 	}
-}
-
-// setAside puts a container's record that cannot be used where it is in nobody's
-// way. What runs of the container the daemon finds by the mark on its cgroup,
-// and ends it: nobody can tell any more whose output, exit and limits it has.
-func (m *monitor) setAside(key string, why error) {
-	kept := filepath.Join(m.dir, "damaged", fmt.Sprintf("%s-%d", key, time.Now().UnixNano()))
-	err := os.MkdirAll(filepath.Dir(kept), 0o700)
-	if err == nil {
-		err = os.Rename(m.container(key), kept)
-	}
-	if err == nil {
-		err = removeAll(m.exit(key), filepath.Join(m.state(), key))
-	}
-	m.log.Error("the record of a container of an earlier monitor cannot be used; it was put aside, and the daemon ends what is left of the container; look at the file, or delete it",
-		"container", key, "why", why, "kept", kept, "err", err)
 }
 
 // load finds out what has become of a container. The truth is the exit record,

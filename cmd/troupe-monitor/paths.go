@@ -24,10 +24,13 @@ func (p paths) pauseRoot() string { return filepath.Join(p.dir, "pause-root") }
 // container is what is to be known of a container to find it again; exit is
 // how it ended, there before anybody is told.
 func (p paths) container(key string) string { return filepath.Join(p.dir, "containers", key) }
-func (p paths) exit(key string) string      { return filepath.Join(p.dir, "exits", key) }
+func (p paths) exit(key string) string      { return filepath.Join(p.exits(), key) }
+func (p paths) exits() string               { return filepath.Join(p.dir, "exits") }
+func (p paths) spools() string              { return filepath.Join(p.dir, "spool") }
+func (p paths) damaged() string             { return filepath.Join(p.dir, "damaged") }
 
 func (p paths) make() error {
-	for _, d := range []string{p.dir, p.state(), p.work(), filepath.Join(p.dir, "spool"), filepath.Join(p.dir, "containers"), filepath.Join(p.dir, "exits")} {
+	for _, d := range []string{p.dir, p.state(), p.work(), p.spools(), filepath.Join(p.dir, "containers"), p.exits()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return fmt.Errorf("make the monitor's directory: %w", err)
 		}

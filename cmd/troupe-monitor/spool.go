@@ -77,7 +77,7 @@ var spoolMost int64 = 1 << 40
 
 // openSpool opens the file of that name, or makes it.
 func openSpool(name string, log *slog.Logger) (_ *spool, err error) {
-	fd, err := unix.Open(name, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Open(name, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the spool %s: %w", name, err)
 	}

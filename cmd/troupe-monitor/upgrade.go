@@ -24,6 +24,8 @@ const (
 	// roomPatience is how long requests under way may take to end before the
 	// monitor makes room all the same.
 	roomPatience = 10 * time.Second
+	// endPatience is how long it may take from there to its end.
+	endPatience = time.Second
 	// upgradePatience is how long the command waits for the new monitor.
 	upgradePatience = roomPatience + 10*time.Second
 )
@@ -45,6 +47,7 @@ func (m *monitor) makeRoom(by *conn, id uint64) {
 	case <-time.After(roomPatience):
 		m.log.Warn("requests under way are cut off, for a new monitor")
 	}
+	time.AfterFunc(endPatience, m.endSoon) // nobody is served from here on: what holds us up must not go on doing so
 	m.log.Info("ending for a new monitor, which takes over all containers", "containers", m.count())
 	m.mu.Lock()
 	m.makesRoom = true
@@ -70,10 +73,12 @@ func runUpgrade(args []string, say io.Writer) int {
 
 func upgradeMonitor(socket string) (before, after int, err error) {
 	until := time.Now().Add(upgradePatience)
-	if before, err = ask(socket, wire.OpUpgrade, until); err != nil {
+	before, err = ask(socket, wire.OpUpgrade, until)
+	var refused *wire.Error
+	if before == 0 || errors.As(err, &refused) {
 		return 0, 0, err
 	}
-	for {
+	for { // also when its answer was lost
 		after, err = ask(socket, "", until)
 		switch {
 		case err == nil && after != before:

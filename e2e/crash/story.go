@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -61,9 +62,22 @@ func (n *node) tell(o *options, t task) *result {
 	}
 	s.r.Took = time.Since(began)
 	if !s.r.good() {
-		s.r.Log = "--- the daemon's log\n" + n.daemon.Tail(40) + "\n--- the monitor's\n" + n.monitorTail(15)
+		tail := 15
+		if strings.Contains(s.r.Err, "no answer in time") {
+			n.dumpStacks()
+			tail = 1000
+		}
+		s.r.Log = "--- the daemon's log\n" + n.daemon.Tail(40) + "\n--- the monitor's\n" + n.monitorTail(tail)
 	}
 	return s.r
+}
+
+// dumpStacks has the monitor write what all its goroutines are at to its log, and
+// die of it.
+func (n *node) dumpStacks() {
+	if pid := n.monitor(); pid > 0 && syscall.Kill(pid, syscall.SIGQUIT) == nil {
+		time.Sleep(time.Second)
+	}
 }
 
 func (n *node) monitorTail(lines int) string {
