@@ -2,8 +2,8 @@ package actors
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
 	"github.com/troupe-run/troupe/messages"
@@ -28,16 +28,6 @@ const startErrorCode = 128
 // filter forbids. Its number is another on MIPS, which Kubernetes left.
 const sigsys = 31
 
-// kill is a stop under way.
-type kill struct {
-	deadline time.Time // when SIGKILL is due
-	stop     func()    // of the timer
-	signaled bool      // the stop signal is sent once, whatever the retries
-	forced   bool      // SIGKILL has been sent at least once
-	tries    int
-	remove   bool // remove when the exit is known
-}
-
 // --- starting ---
 
 func (c *container) onStart(sender *actor.PID) {
@@ -45,13 +35,7 @@ func (c *container) onStart(sender *actor.PID) {
 	case messages.ContainerCreated:
 		c.starting.join(sender)
 		c.become(messages.ContainerStarting)
-		plan, limit := c.plan, c.env.Settings.StepLimit
-		if c.plan.Images != "" {
-			limit = restoreLimit
-		}
-		c.do(Job{Lane: LaneStart, Name: "start", Limit: limit}, func(ctx context.Context) (any, error) {
-			return startTold(ctx, c.env.Node, &plan)
-		}, c.started)
+		c.launch()
 	case messages.ContainerStarting:
 		c.starting.join(sender)
 	case messages.ContainerRunning:
@@ -61,16 +45,65 @@ func (c *container) onStart(sender *actor.PID) {
 	}
 }
 
+func (c *container) launch() {
+	plan, limit := c.plan, c.env.Settings.StepLimit
+	if c.plan.Images != "" {
+		limit = restoreLimit
+	}
+	c.do(Job{Lane: LaneStart, Name: "start", Limit: limit}, func(ctx context.Context) (any, error) {
+		return startTold(ctx, c.env.Node, &plan)
+	}, c.started)
+}
+
+// unanswered is a request whose answer was lost with the monitor.
+type unanswered struct{ error }
+
+// askStart finds out what became of an unanswered start. Containers live on
+// when the monitor dies: this one may run, or have ended by itself.
+func (c *container) askStart(lost unanswered) {
+	env, plan := c.env, c.plan
+	c.do(Job{Lane: LaneStart, Name: "look for the start", Limit: env.Settings.UndoLimit}, func(ctx context.Context) (any, error) {
+		return lookForStart(ctx, env.Node, &plan)
+	}, func(d done) {
+		if c.state != messages.ContainerStarting {
+			return // its exit was told meanwhile
+		}
+		if d.err != nil {
+			env.Log.Warn("what became of a start is not known yet", append(c.attrs(), "lost", lost.error, "err", d.err)...)
+			c.again(func() { c.askStart(lost) })
+			return
+		}
+		c.tries = 0
+		switch st := d.value.(messages.ProcessState); {
+		case st.Status == messages.ProcessRunning:
+			c.runs(st)
+		case st.Status == messages.ProcessCreated:
+			c.launch()
+		case st.Status == messages.ProcessExited && !st.StartedAt.IsZero():
+			c.exit(st)
+		default:
+			c.startFailed(lost.error)
+		}
+	})
+}
+
 func (c *container) started(d done) {
 	c.past = c.past.took(c.env.Clock.Now(), d.name, d.took, d.err)
 	if c.state != messages.ContainerStarting {
 		return // its exit overtook the answer; the callers have been told
 	}
-	if d.err != nil {
-		c.startFailed(fmt.Errorf("container %s: step start: %w", c.plan.Config.GetMetadata().GetName(), d.err))
+	if unanswered := (unanswered{}); errors.As(d.err, &unanswered) {
+		c.askStart(unanswered)
 		return
 	}
-	st := d.value.(messages.ProcessState)
+	if d.err != nil {
+		c.startFailed(d.err)
+		return
+	}
+	c.runs(d.value.(messages.ProcessState))
+}
+
+func (c *container) runs(st messages.ProcessState) {
 	c.process.Pid, c.process.StartedAt, c.process.Status = st.Pid, st.StartedAt, st.Status
 	c.become(messages.ContainerRunning)
 	c.journalThen(func() { c.starting.answer(c.env, messages.None{}, nil) })
@@ -85,7 +118,7 @@ func (c *container) started(d done) {
 // known. Then the failure is taken down as the container's exit and answered,
 // so that the caller who looks next sees it.
 func (c *container) startFailed(err error) {
-	c.startErr = err
+	c.startErr = fmt.Errorf("container %s: step start: %w", c.plan.Config.GetMetadata().GetName(), err)
 	c.kill.deadline = c.env.Clock.Now()
 	c.become(messages.ContainerStopping)
 	c.pursue()
@@ -186,93 +219,6 @@ func exitReason(st messages.ProcessState, confined bool) (reason, message string
 		return reasonSeccomp, "ended by SIGSYS: its seccomp profile forbids a system call that it made (the kernel's audit log names it)"
 	}
 	return reasonError, ""
-}
-
-// --- stopping ---
-
-func (k *kill) asked() bool { return !k.deadline.IsZero() || k.remove }
-
-func (c *container) onStop(sender *actor.PID, grace time.Duration) {
-	switch c.state {
-	case messages.ContainerExited, messages.ContainerRemoving:
-		c.env.reply(sender, messages.None{}, nil)
-		return
-	case messages.ContainerCreating:
-		c.stopping.join(sender)
-		c.abort(c.wasEnded("stopped"))
-		return
-	}
-	c.stopping.join(sender)
-	if c.state == messages.ContainerCreated {
-		grace = 0 // nothing of the user's runs that could use it
-	}
-	due := c.env.Clock.Now().Add(grace)
-	if !c.kill.deadline.IsZero() && !due.Before(c.kill.deadline) {
-		return // a stop with a shorter grace is under way
-	}
-	c.kill.deadline = due
-	if c.state != messages.ContainerStarting { // else when it has started
-		c.pursue()
-	}
-}
-
-// pursue does what is due for the stop: the stop signal once, SIGKILL at the
-// deadline and again until the process is gone. An exit is looked for as well
-// as waited for, so that a lost fact holds nobody up.
-func (c *container) pursue() {
-	if c.state == messages.ContainerCreated || c.state == messages.ContainerRunning {
-		c.become(messages.ContainerStopping)
-	}
-	if c.state != messages.ContainerStopping {
-		return
-	}
-	if c.kill.stop != nil {
-		c.kill.stop()
-	}
-	now, wait := c.env.Clock.Now(), time.Duration(0)
-	switch {
-	case !now.Before(c.kill.deadline):
-		c.signal("SIGKILL", true)
-		if c.kill.forced {
-			c.ask()
-		}
-		c.kill.forced = true
-		wait = min(c.env.Settings.KillPatience<<min(c.kill.tries, 6), time.Minute)
-		c.kill.tries++
-	default:
-		if !c.kill.signaled {
-			c.kill.signaled = true
-			c.signal(c.plan.Bundle.StopSignal, false)
-		}
-		wait = c.kill.deadline.Sub(now)
-	}
-	c.kill.stop = c.after(wait, c.pursue)
-}
-
-// signal goes by a key of its own: it must not wait for a job of the
-// container that hangs.
-func (c *container) signal(name string, all bool) {
-	pod, id := c.pod, c.id
-	c.do(Job{Key: id + "/signal", Lane: LaneStop, Name: name, Limit: c.env.Settings.UndoLimit}, func(ctx context.Context) (any, error) {
-		return nil, c.env.Node.Runtime.Signal(ctx, pod, id, name, all)
-	}, func(d done) {
-		c.past = c.past.took(c.env.Clock.Now(), "signal "+name, d.took, d.err)
-		if d.err != nil {
-			c.env.Log.Warn("a signal was not delivered", "pod", pod, "container", id, "signal", name, "err", d.err)
-		}
-	})
-}
-
-// ask re-reads the process's state.
-func (c *container) ask() {
-	pod, id := c.pod, c.id
-	c.do(Job{Key: id + "/state", Lane: LaneRead, Name: "state", Limit: c.env.Settings.UndoLimit}, func(ctx context.Context) (any, error) {
-		return c.env.Node.Runtime.State(ctx, pod, id)
-	}, func(d done) {
-		if d.err == nil {
-			c.onFact(d.value.(messages.ProcessState))
-		}
-	})
 }
 
 // --- logs ---

@@ -21,9 +21,10 @@ import (
 // stays in the state the call belongs to.
 type gate struct {
 	mu   sync.Mutex
-	held map[string]chan struct{} // "Backend.Method" → closed when open
-	keys []string                 // of the layers whose fetch has begun, in order
-	came map[string]int           // calls that have begun
+	held map[string]chan struct{}             // "Backend.Method" → closed when open
+	keys []string                             // of the layers whose fetch has begun, in order
+	came map[string]int                       // calls that have begun
+	fail func(c fake.Call, effect bool) error // nil: nothing fails
 }
 
 func (g *gate) hold(call string) {
@@ -59,10 +60,20 @@ func (g *gate) Before(ctx context.Context, c fake.Call) error {
 	if held != nil {
 		<-held // a call that does not even end with its context
 	}
+	if g.fail != nil {
+		if err := g.fail(c, false); err != nil {
+			return err
+		}
+	}
 	return ctx.Err()
 }
-func (*gate) Half(fake.Call) bool                    { return false }
-func (*gate) After(context.Context, fake.Call) error { return nil }
+func (*gate) Half(fake.Call) bool { return false }
+func (g *gate) After(_ context.Context, c fake.Call) error {
+	if g.fail == nil {
+		return nil
+	}
+	return g.fail(c, true)
+}
 func (*gate) Wait(ctx context.Context, w *fake.Waiter) error {
 	woken := make(chan struct{}, 1)
 	w.OnWake(func() {

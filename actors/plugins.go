@@ -47,7 +47,19 @@ func startTold(ctx context.Context, n *backends.Node, p *containerPlan) (message
 		return messages.ProcessState{}, err
 	}
 	st, err := n.Runtime.Start(ctx, p.Pod, p.ID)
-	if err == nil {
+	switch {
+	case err == nil:
+		n.Plugins.Started(ctx, p.forPlugins(messages.ContainerRunning, st))
+	case messages.KindOf(err) == messages.Unavailable:
+		err = unanswered{err}
+	}
+	return st, err
+}
+
+// lookForStart asks for the process that a lost answer was about.
+func lookForStart(ctx context.Context, n *backends.Node, p *containerPlan) (messages.ProcessState, error) {
+	st, err := n.Runtime.State(ctx, p.Pod, p.ID)
+	if err == nil && st.Status == messages.ProcessRunning {
 		n.Plugins.Started(ctx, p.forPlugins(messages.ContainerRunning, st))
 	}
 	return st, err
