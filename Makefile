@@ -36,7 +36,7 @@ build: ## build bin/troupe, bin/troupe-monitor, bin/troupe-sim; print their size
 	  printf '%-22s %8d KiB  %s\n' bin/$$b $$(( $$(stat -c %s bin/$$b) / 1024 )) \
 	    "$$(file -b bin/$$b | grep -oE 'statically linked|dynamically linked|static-pie linked' || echo '?')"; done
 
-test: build race unit kernel e2e ## run every test: unit, simulations, real kernel, end to end (as root)
+test: build race unit kernel e2e crash-some ## run every test: unit, simulations, real kernel, end to end (as root)
 
 race:
 	CGO_ENABLED=1 go test -race -tags $(PURE_TAGS) $(RACE)
@@ -56,9 +56,8 @@ crash-test: tools ## kill daemon and monitor at every crash point, then judge th
 	@CGO_ENABLED=1 go build -trimpath -tags $(MONITOR_TAGS),failpoints -ldflags '-s -w -extldflags -static $(STAMP)' -o .cache/failpoints/troupe-monitor ./cmd/troupe-monitor
 	@CGO_ENABLED=0 go build -trimpath -tags $(PURE_TAGS) -o .cache/crash ./e2e/crash && ./.cache/crash $(CRASH)
 
-# One point in fifteen, other ones each time: what CI has time for.
-crash-some:
-	@$(MAKE) --no-print-directory crash-test CRASH='-every 15'
+crash-some: CRASH = -every 15
+crash-some: crash-test ## kill them at one point in fifteen, other ones each time: what CI has time for
 
 sim: ## try SEEDS=1000 fresh seeds of PODS=200 pods in the simulator; a failure prints the shortest story it finds
 	@mkdir -p bin && $(PURE) -o bin/troupe-sim ./cmd/troupe-sim && ./bin/troupe-sim seeds --seeds $(SEEDS) --pods $(PODS)
