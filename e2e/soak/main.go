@@ -21,6 +21,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/signal"
 	"syscall"
@@ -71,6 +72,11 @@ func soak(ctx context.Context, o options) (good bool, err error) {
 		}
 	}()
 	begin := time.Now()
+	// What is made once and stays (directories of the network) is made by a first pod.
+	n.life(ctx, "first", rand.New(rand.NewPCG(n.seed, 0)))
+	if err := n.removeImages(ctx); err != nil {
+		return false, err
+	}
 	before, err := n.surveyor().Take()
 	if err != nil {
 		return false, err
