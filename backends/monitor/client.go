@@ -33,6 +33,9 @@ type Config struct {
 	// ReconnectWait is how long a call waits for a connection that is being
 	// made before it is Unavailable, if its context allows; 0: 5 s.
 	ReconnectWait time.Duration
+	// Patience is how long a monitor may live and answer nothing before it is
+	// killed; 0: 1 min.
+	Patience time.Duration
 	// Handlers are the OCI runtimes that containers can be made with, by the
 	// name of the runtime handler. Others than Builtin and these are refused.
 	Handlers map[string]wire.Runtime
@@ -67,6 +70,9 @@ func New(cfg Config) *Client {
 	}
 	if cfg.ReconnectWait == 0 {
 		cfg.ReconnectWait = 5 * time.Second
+	}
+	if cfg.Patience == 0 {
+		cfg.Patience = time.Minute
 	}
 	if cfg.CgroupManager == "" {
 		cfg.CgroupManager = "cgroupfs"
@@ -116,6 +122,7 @@ func (c *Client) Connect(ctx context.Context, fact func(messages.ProcessState), 
 	}
 	c.have(s)
 	ready()
+	go c.watch(s)
 	for st, ok := s.nextEvent(); ok; st, ok = s.nextEvent() {
 		tell(st)
 	}

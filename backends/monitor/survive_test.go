@@ -188,7 +188,16 @@ func TestWhatIsLeftOfAContainerWithADamagedRecordGoes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = syscall.Kill(s.Pid, syscall.SIGKILL) }() // the daemon would, by the mark on its cgroup
+	defer func() { // the daemon does this, which finds it by the mark on its cgroup
+		_ = syscall.Kill(s.Pid, syscall.SIGKILL)
+		n.eventually("its cgroups can be removed", func() bool {
+			left, _ := filepath.Glob("/sys/fs/cgroup/*" + n.cgroup + "/" + damaged.Container)
+			for _, dir := range left {
+				_ = os.Remove(dir)
+			}
+			return len(left) == 0
+		})
+	}()
 	record := filepath.Join(n.cfg.Dir, "containers", damaged.Container)
 	old := filepath.Join(n.cfg.Dir, "damaged", "of-last-month")
 	longAgo := time.Now().Add(-30 * 24 * time.Hour)
@@ -228,4 +237,34 @@ func TestWhatIsLeftOfAContainerWithADamagedRecordGoes(t *testing.T) {
 	if s, err := n.State(n.ctx(), stays.Pod, stays.Container); err != nil || s.Status != messages.ProcessRunning {
 		t.Errorf("the other: %+v, %v", s, err)
 	}
+}
+
+// SIGSTOP is a hang of everything in it.
+func TestAMonitorThatAnswersNothingIsReplacedAndContainersRunOn(t *testing.T) {
+	n := makeNode(t)
+	n.cfg.Patience = slowness() * 3 * time.Second
+	t.Cleanup(n.end)
+	n.connect()
+	r := sleeper(n)
+	before, err := n.State(n.ctx(), r.Pod, r.Container)
+	if err != nil {
+		t.Fatal(err)
+	}
+	was := n.monitorPid()
+	time.Sleep(n.cfg.Patience + time.Second)
+	if now := n.monitorPid(); now != was {
+		t.Fatalf("a monitor that answers was replaced: %d, then %d", was, now)
+	}
+	if err := syscall.Kill(was, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	n.returns(was)
+	after, err := n.State(n.ctx(), r.Pod, r.Container)
+	if err != nil || after.Status != messages.ProcessRunning || after.Pid != before.Pid {
+		t.Errorf("the container: %+v, then %+v, %v", before, after, err)
+	}
+	if err := n.Signal(n.ctx(), r.Pod, r.Container, "SIGKILL", false); err != nil {
+		t.Fatal(err)
+	}
+	n.exit(r)
 }
