@@ -1,7 +1,6 @@
 package cri_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -10,12 +9,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/troupe-run/troupe/actors"
 	"github.com/troupe-run/troupe/backends/fake"
+	"github.com/troupe-run/troupe/backends/testlog"
 	"github.com/troupe-run/troupe/cri"
 	"github.com/troupe-run/troupe/messages"
 	"github.com/troupe-run/troupe/supervisor"
@@ -34,7 +33,7 @@ type world struct {
 	server  *cri.Server
 	conn    *grpc.ClientConn
 	rpc     runtime.RuntimeServiceClient
-	log     *sharedLog
+	log     *testlog.Log
 	dir     string
 	methods []method
 
@@ -55,7 +54,7 @@ const (
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "gateway") // t.TempDir's names are too long for a socket
-	w := &world{t: t, node: fake.New(fake.Config{}), log: &sharedLog{}, dir: dir, methods: allMethods()}
+	w := &world{t: t, node: fake.New(fake.Config{}), log: &testlog.Log{}, dir: dir, methods: allMethods()}
 	w.must(err)
 	w.node.AddImage(image, fake.Layer{Name: "base", Size: 1 << 20})
 	w.node.AddImage("registry.example/other:1", fake.Layer{Name: "base", Size: 1 << 20}, fake.Layer{Name: "top", Size: 1 << 10})
@@ -214,21 +213,3 @@ func (meter) Disk(ctx context.Context, _ *messages.ContainerSnapshot) (messages.
 }
 func (meter) Root() string  { return "/var/lib/troupe" }
 func (meter) Unified() bool { return true }
-
-// sharedLog is a log that is read while it is written.
-type sharedLog struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (j *sharedLog) Write(p []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.buf.Write(p)
-}
-
-func (j *sharedLog) String() string {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.buf.String()
-}

@@ -1,7 +1,6 @@
 package cri
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"net"
@@ -11,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/troupe-run/troupe/backends/testlog"
 	"github.com/troupe-run/troupe/messages"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -169,24 +169,6 @@ func (v *fakeView) Everything() ([]*messages.PodSnapshot, map[string][]*messages
 
 func (v *fakeView) Tree() []messages.ActorInfo { return v.tree }
 
-// logBuffer is a log that a test can read while the server writes it.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
 // gateway is a server on a real socket, with a real client.
 type gateway struct {
 	*fakeNode
@@ -195,12 +177,12 @@ type gateway struct {
 	rpc    runtime.RuntimeServiceClient
 	img    runtime.ImageServiceClient
 	conn   *grpc.ClientConn
-	log    *logBuffer
+	log    *testlog.Log
 }
 
 func newGateway(t *testing.T, change ...func(*Config)) *gateway {
 	t.Helper()
-	g := &gateway{fakeNode: &fakeNode{view: &fakeView{}, events: make(chan messages.Event, 8)}, meter: &fakeMeter{}, log: &logBuffer{}}
+	g := &gateway{fakeNode: &fakeNode{view: &fakeView{}, events: make(chan messages.Event, 8)}, meter: &fakeMeter{}, log: &testlog.Log{}}
 	config := Config{
 		Node: g.fakeNode, Meter: g.meter, Version: "1.37.0", DefaultHandler: "native",
 		Handlers:     []Handler{{Name: "native", RecursiveReadOnly: true}, {Name: "crun"}},

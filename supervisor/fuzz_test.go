@@ -1,19 +1,18 @@
 package supervisor
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"log/slog"
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/troupe-run/troupe/actors"
 	"github.com/troupe-run/troupe/backends/fake"
+	"github.com/troupe-run/troupe/backends/testlog"
 	"github.com/troupe-run/troupe/messages"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -110,9 +109,9 @@ func otherwise(record []byte, field byte, value []byte) []byte {
 }
 
 // started is a tree on a node, with its log.
-func started(t *testing.T, node *fake.Node) (*stage, *heard) {
+func started(t *testing.T, node *fake.Node) (*stage, *testlog.Log) {
 	t.Helper()
-	log := &heard{}
+	log := &testlog.Log{}
 	s := &stage{t: t, node: node}
 	settings := actors.DefaultSettings()
 	settings.RetryMin, settings.RetryMax, settings.KillPatience = 5*time.Millisecond, 100*time.Millisecond, 20*time.Millisecond
@@ -131,22 +130,4 @@ func end(t *testing.T, tree *Tree) {
 	if err := tree.Shutdown(ctx); err != nil {
 		t.Errorf("the actors do not end: %v", err)
 	}
-}
-
-// heard is a log that is read while it is written.
-type heard struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (h *heard) Write(p []byte) (int, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.text.Write(p)
-}
-
-func (h *heard) String() string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.text.String()
 }

@@ -9,11 +9,11 @@ import (
 	"net"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/troupe-run/troupe/backends/monitor/wire"
+	"github.com/troupe-run/troupe/backends/testlog"
 	"golang.org/x/sys/unix"
 )
 
@@ -36,7 +36,7 @@ func FuzzLyingDaemon(f *testing.F) {
 	if err := p.make(); err != nil {
 		f.Fatal(err)
 	}
-	var log heard
+	var log testlog.Log
 	logger := slog.New(slog.NewTextHandler(&log, nil))
 	l, err := newLoop(logger)
 	if err != nil {
@@ -173,22 +173,4 @@ func openFiles(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(entries)
-}
-
-// heard is a log that is read while it is written.
-type heard struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (h *heard) Write(p []byte) (int, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.text.Write(p)
-}
-
-func (h *heard) String() string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.text.String()
 }

@@ -9,13 +9,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/backends/fake"
 	"github.com/troupe-run/troupe/backends/stats"
+	"github.com/troupe-run/troupe/backends/testlog"
 	"github.com/troupe-run/troupe/cmd/troupe/config"
 	"github.com/troupe-run/troupe/messages"
 	"golang.org/x/sys/unix"
@@ -25,7 +25,7 @@ import (
 type running struct {
 	node      *fake.Node
 	dir, file string
-	log       *lockedBuffer
+	log       *testlog.Log
 	signals   chan os.Signal
 	pins      *heldPins
 	reloads   int
@@ -48,29 +48,12 @@ func (h *heldPins) Pin(ctx context.Context, r backends.NamespaceRequest) (messag
 	}
 }
 
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
 // startDaemon starts one whose file has extra at its end, and waits until it
 // is ready or has ended.
 func startDaemon(t *testing.T, dir, extra string) *running {
 	t.Helper()
 	r := &running{
-		dir: dir, file: filepath.Join(dir, "troupe.conf"), log: &lockedBuffer{},
+		dir: dir, file: filepath.Join(dir, "troupe.conf"), log: &testlog.Log{},
 		signals: make(chan os.Signal, 8), ended: make(chan error, 1),
 		pins: &heldPins{entered: make(chan struct{}, 8), gate: make(chan struct{})},
 	}
