@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/pprof"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,6 +17,7 @@ func seedsCommand() *cobra.Command {
 	var m simulations.Many
 	var kinds bool
 	var shorten time.Duration
+	var profile string
 	cmd := &cobra.Command{
 		Use:   "seeds",
 		Short: "Run many seeds on the simulated node, on all cores",
@@ -41,7 +43,10 @@ Exits 1 when a promise is broken.`,
 					fmt.Fprintf(os.Stderr, "%d of %d seeds\n", n, m.Seeds)
 				}
 			}
-			s := m.Do()
+			s, err := profiled(profile, m.Do)
+			if err != nil {
+				return err
+			}
 			for _, r := range s.Broken[:min(3, len(s.Broken))] {
 				tellShort(r, shorten)
 			}
@@ -63,6 +68,7 @@ Exits 1 when a promise is broken.`,
 	f.IntVar(&m.Pods, "pods", 200, "pods of each run")
 	f.IntVar(&m.Workers, "workers", runtime.NumCPU(), "runs at a time")
 	f.DurationVar(&shorten, "shorten", time.Minute, "how long a smaller run that fails too is looked for")
+	f.StringVar(&profile, "cpuprofile", "", "write a CPU profile of the runs here, for go tool pprof")
 	f.BoolVar(&kinds, "kinds", false, "print how often each kind of fault was injected")
 	return cmd
 }
@@ -83,4 +89,21 @@ func tellShort(r simulations.Result, within time.Duration) {
 		fmt.Println("    ", failure)
 	}
 	fmt.Printf("     replay: troupe-sim run --seed %d --pods %d --faults '%s' --transcript\n", r.Seed, short.Pods, short.Faults)
+}
+
+// profiled is many runs with their CPU profile, if one is wanted.
+func profiled(path string, run func() simulations.Summary) (simulations.Summary, error) {
+	if path == "" {
+		return run(), nil
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return simulations.Summary{}, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return simulations.Summary{}, err
+	}
+	s := run()
+	pprof.StopCPUProfile()
+	return s, f.Close()
 }
