@@ -3,6 +3,7 @@ package actors
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
@@ -13,7 +14,7 @@ import (
 func (c *container) reread() {
 	key := c.place
 	c.do(Job{Lane: LaneRead, Name: "recover", Limit: c.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
-		records, _, err := c.env.Node.Journal.Load(ctx)
+		records, _, err := c.env.Node.Journal.LoadPod(ctx, key.Pod)
 		if err != nil {
 			return nil, err
 		}
@@ -79,7 +80,7 @@ func (c *container) adopt(m adoptContainer) {
 		return // by its parent and by itself, after a panic at the wrong moment
 	}
 	c.adopted = true
-	c.conf, c.plan, c.walk.Done = m.rec.Config, m.rec.Plan, m.rec.Done
+	c.conf, c.plan, c.walk.Done = m.rec.Config, m.rec.Plan, slices.Clip(m.rec.Done)
 	c.plan.pod = m.pod
 	c.process, c.reason, c.message = m.rec.Process, m.rec.Reason, m.rec.Message
 	switch m.rec.State {

@@ -66,10 +66,10 @@ func (x *Index) dropPod(id string) {
 
 // forget drops what an earlier instance of the node actor had published of pods
 // that have no record any more.
-func (x *Index) forget(recorded map[string][]backends.Record) {
+func (x *Index) forget(recorded map[string]*records) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	gone := func(pod string) bool { _, err := podOf(recorded[pod]); return err != nil }
+	gone := func(pod string) bool { r := recorded[pod]; return r == nil || r.err != nil }
 	maps.DeleteFunc(x.pods, func(id string, _ *messages.PodSnapshot) bool { return gone(id) })
 	maps.DeleteFunc(x.containers, func(_ string, c *messages.ContainerSnapshot) bool { return gone(c.Pod) })
 	x.podList, x.containerList = nil, nil

@@ -25,6 +25,12 @@ type node struct {
 	restoring []*waiters // whose checkpoints are looked at
 }
 
+// journalled is all that the journal has.
+type journalled struct {
+	pods    map[string]*records
+	damaged bool
+}
+
 type postponed struct {
 	sender *actor.PID
 	m      any
@@ -102,17 +108,25 @@ func (n *node) serve(ctx actor.Context, name string) *actor.PID {
 // panic of this actor there is nothing to do but to try again.
 func (n *node) read(ctx actor.Context) {
 	n.do(Job{Lane: LaneRead, Name: "load journal", Limit: n.env.Settings.StepLimit}, func(ctx context.Context) (any, error) {
-		records, damaged, err := n.env.Node.Journal.Load(ctx)
+		all, damaged, err := n.env.Node.Journal.Load(ctx)
 		for _, d := range damaged {
 			n.env.Log.Error("a damaged record was put aside; what it alone knew of is removed with its pod or by the sweeper", "record", d)
 		}
-		return adopt{records: records, damaged: len(damaged) > 0}, err
+		byPod := map[string][]backends.Record{}
+		for _, r := range all {
+			byPod[r.Pod] = append(byPod[r.Pod], r)
+		}
+		found := journalled{pods: map[string]*records{}, damaged: len(damaged) > 0}
+		for id := range byPod {
+			found.pods[id] = readRecords(byPod[id])
+		}
+		return found, err
 	}, func(d done) {
 		if d.err != nil {
 			n.env.Log.Error("the journal could not be read and is tried again", "err", d.err)
 			n.after(n.env.Settings.RetryMax, func() { n.read(ctx) })
 		} else {
-			n.load(ctx, d.value.(adopt))
+			n.load(ctx, d.value.(journalled))
 		}
 		n.ready(d.err)
 	})
@@ -132,18 +146,14 @@ func (n *node) publish(state string) {
 
 // load lists every recorded pod at once, as it was recorded, so that nobody who
 // asks early takes it for gone, and lets the pods recover side by side.
-func (n *node) load(ctx actor.Context, found adopt) {
-	byPod := map[string][]backends.Record{}
-	for _, r := range found.records {
-		byPod[r.Pod] = append(byPod[r.Pod], r)
-	}
-	n.env.Index.forget(byPod)
-	for _, id := range sortedKeys(byPod) {
-		rec, err := podOf(byPod[id])
-		if err != nil {
+func (n *node) load(ctx actor.Context, found journalled) {
+	n.env.Index.forget(found.pods)
+	for _, id := range sortedKeys(found.pods) {
+		if err := found.pods[id].err; err != nil {
 			n.env.Log.Error("a pod's record cannot be used; what it holds is left to the sweeper", "pod", id, "err", err)
 			continue
 		}
+		rec := found.pods[id].pod
 		past := rec.Plan.past(n.env)
 		if past && rec.State == messages.PodReady { // nobody may take it for alive, however short
 			rec.State, rec.Reason = messages.PodNotReady, nodeRestarted
@@ -153,12 +163,12 @@ func (n *node) load(ctx actor.Context, found adopt) {
 			Namespaces: rec.Plan.Namespaces, IPs: rec.Plan.IPs, Cgroup: rec.Plan.Cgroup, Listed: rec.State != messages.PodStarting,
 			Past: past,
 		})
-		for _, r := range byPod[id] {
-			n.listContainer(r)
+		for _, r := range found.pods[id].containers {
+			n.listContainer(id, r)
 		}
 		n.names[nameOf(rec.Plan.Config)] = id
 		n.pods[id] = n.spawn(ctx, "sandbox-"+id, newSandbox(n.env, id))
-		ctx.Send(n.pods[id], adopt{records: byPod[id], damaged: found.damaged})
+		ctx.Send(n.pods[id], adopt{records: found.pods[id], damaged: found.damaged})
 	}
 	// These two take from the node what no pod owns: not before all pods are known.
 	n.env.network = n.serve(ctx, "network")
@@ -171,32 +181,19 @@ func (n *node) load(ctx actor.Context, found adopt) {
 	n.waiting = nil
 }
 
-func (n *node) listContainer(r backends.Record) {
-	if r.Container == "" {
-		return
-	}
-	if _, known := n.env.Index.container(r.Container); known {
-		return
-	}
-	rec, err := decodeContainer(r)
-	if err != nil {
+func (n *node) listContainer(pod string, r recordedContainer) {
+	if r.err != nil {
 		return // the pod says so when it adopts its children
 	}
+	if _, known := n.env.Index.container(r.id); known {
+		return
+	}
+	rec := &r.rec
 	c := container{
-		trip: trip[containerPlan]{plan: rec.Plan}, id: r.Container, pod: r.Pod, state: rec.State,
+		trip: trip[containerPlan]{plan: rec.Plan}, id: r.id, pod: pod, state: rec.State,
 		process: rec.Process, reason: rec.Reason, message: rec.Message, unsettled: rec.Updating,
 	}
 	n.env.Index.putContainer(c.snapshot())
-}
-
-// podOf is the pod's own record among those of its containers.
-func podOf(records []backends.Record) (podRecord, error) {
-	for _, r := range records {
-		if r.Container == "" {
-			return decodePod(r)
-		}
-	}
-	return podRecord{}, fmt.Errorf("%d container records without their pod's", len(records))
 }
 
 // nameOf is what a kubelet retries by.

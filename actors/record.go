@@ -112,6 +112,34 @@ func (t timeline) took(at time.Time, step string, took time.Duration, err error)
 	return t.with(e)
 }
 
+// records are those of a pod and its containers, decoded once. Who has them may
+// not change them: others have them too.
+type records struct {
+	pod        podRecord
+	err        error // why the pod's own cannot be used
+	containers []recordedContainer
+}
+
+type recordedContainer struct {
+	id  string
+	rec containerRecord
+	err error // why it cannot be used
+}
+
+// readRecords decodes the records of one pod.
+func readRecords(all []backends.Record) *records {
+	r := &records{err: fmt.Errorf("%d container records without their pod's", len(all))}
+	for _, one := range all {
+		if one.Container == "" {
+			r.pod, r.err = decodePod(one)
+			continue
+		}
+		rec, err := decodeContainer(one)
+		r.containers = append(r.containers, recordedContainer{one.Container, rec, err})
+	}
+	return r
+}
+
 // RecordedImages are the ids of the images that recorded containers were made
 // from or have as volumes, each once.
 func RecordedImages(records []backends.Record) (ids []string) {

@@ -76,7 +76,7 @@ type sandbox struct {
 // adopt hands a pod its records after the daemon's death; without records it
 // reads them itself.
 type adopt struct {
-	records []backends.Record
+	records *records
 	damaged bool // a record was lost, perhaps of a container of this pod
 }
 

@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"github.com/asynkron/protoactor-go/actor"
-	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -69,14 +68,13 @@ func (s *sandbox) spawnChild(ctx actor.Context, id string) *actor.PID {
 
 // adoptChild gives a container its record. A record nobody can read is left to
 // the sweeper.
-func (s *sandbox) adoptChild(r backends.Record, spawn func(string) *actor.PID) (ok bool) {
-	rec, err := decodeContainer(r)
-	if err != nil {
-		s.env.Log.Error("a container's record cannot be used; what it holds is left to the sweeper", "pod", s.id, "container", r.Container, "err", err)
+func (s *sandbox) adoptChild(r recordedContainer, spawn func(string) *actor.PID) (ok bool) {
+	if r.err != nil {
+		s.env.Log.Error("a container's record cannot be used; what it holds is left to the sweeper", "pod", s.id, "container", r.id, "err", r.err)
 		return false
 	}
-	s.names[containerName(rec.Plan.Config)] = r.Container
-	s.env.send(spawn(r.Container), adoptContainer{rec: rec, pod: s.plan})
+	s.names[containerName(r.rec.Plan.Config)] = r.id
+	s.env.send(spawn(r.id), adoptContainer{rec: r.rec, pod: s.plan})
 	return true
 }
 

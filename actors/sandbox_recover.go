@@ -43,24 +43,19 @@ func (s *sandbox) recover(ctx actor.Context, m adopt) {
 func (s *sandbox) look(ctx context.Context, m adopt) (found, error) {
 	n := s.env.Node
 	if m.records == nil {
-		all, damaged, err := n.Journal.Load(ctx)
+		all, damaged, err := n.Journal.LoadPod(ctx, s.id)
 		m.damaged = m.damaged || len(damaged) > 0
 		if err != nil {
 			return found{adopt: m}, err
 		}
-		for _, r := range all {
-			if r.Pod == s.id {
-				m.records = append(m.records, r)
-			}
-		}
+		m.records = readRecords(all)
 	}
 	f := found{adopt: m}
 	if err := s.noteStrays(ctx, f); err != nil {
 		return f, err
 	}
-	rec, _ := podOf(f.records) // resume says so when it cannot be used
-	var err error
-	if f.pinned, err = n.Namespaces.Pinned(ctx, s.id, rec.Plan.Namespaces); err != nil {
+	var err error // resume says so when the pod's record cannot be used
+	if f.pinned, err = n.Namespaces.Pinned(ctx, s.id, f.records.pod.Plan.Namespaces); err != nil {
 		return f, err
 	}
 	f.pause, err = n.Runtime.State(ctx, s.id, s.id)
@@ -74,27 +69,27 @@ func (s *sandbox) noteStrays(ctx context.Context, f found) error {
 	if !f.damaged {
 		return nil
 	}
-	rec, err := podOf(f.records)
-	if err != nil || slices.Contains(rec.Done, "strays") {
+	rec := f.records.pod
+	if f.records.err != nil || slices.Contains(rec.Done, "strays") {
 		return nil
 	}
-	rec.Done = append(rec.Done, "strays")
+	rec.Done = append(slices.Clone(rec.Done), "strays")
 	return s.env.Node.Journal.Save(ctx, s.place, encode(rec))
 }
 
 // resume takes the pod up where the record left it.
 func (s *sandbox) resume(f found, spawn func(string) *actor.PID) {
-	rec, err := podOf(f.records)
-	if err != nil {
+	rec := f.records.pod
+	if err := f.records.err; err != nil {
 		// Nothing here knows what the pod holds. Its leftovers carry its id:
 		// the sweeper removes them.
 		s.env.Log.Error("a pod's record cannot be used; what it holds is left to the sweeper", "pod", s.id, "err", err)
 		s.gone()
 		return
 	}
-	s.conf, s.plan, s.walk.Done = rec.Config, rec.Plan, rec.Done
-	for _, r := range f.records {
-		if r.Container != "" && !s.adoptChild(r, spawn) {
+	s.conf, s.plan, s.walk.Done = rec.Config, rec.Plan, slices.Clip(rec.Done)
+	for _, r := range f.records.containers {
+		if !s.adoptChild(r, spawn) {
 			f.damaged = true
 		}
 	}

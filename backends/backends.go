@@ -386,6 +386,8 @@ type Journal interface {
 	// quarantine and named in damaged; it never stops the daemon. What a
 	// container has without a record is named each time.
 	Load(ctx context.Context) (records []Record, damaged []string, err error)
+	// LoadPod is Load of one pod and its containers.
+	LoadPod(ctx context.Context, pod string) (records []Record, damaged []string, err error)
 }
 
 // Key names a record: a pod's, or a container's when Container is set.

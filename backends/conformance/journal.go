@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"bytes"
+	"reflect"
 	"testing"
 
 	"github.com/troupe-run/troupe/backends"
@@ -44,6 +45,25 @@ func Journal(t *testing.T, new func(t *testing.T) backends.Journal) {
 		}
 		must(t, j.Remove(context30s(t), one))
 		wantRecords(t, j, backends.Record{Key: backends.Key{Pod: pod}, Data: []byte("x")}, backends.Record{Key: two, Data: []byte("x")})
+	})
+	t.Run("APodIsLoadedAloneWithItsContainers", func(t *testing.T) {
+		j, pod, other := new(t), ID(t), ID(t)
+		container := backends.Key{Pod: pod, Container: ID(t)}
+		for _, k := range []backends.Key{{Pod: other}, {Pod: other, Container: ID(t)}, container, {Pod: pod}} {
+			must(t, j.Save(context30s(t), k, []byte("x")))
+		}
+		got, damaged, err := j.LoadPod(context30s(t), pod)
+		must(t, err)
+		want := []backends.Record{{Key: backends.Key{Pod: pod}, Data: []byte("x")}, {Key: container, Data: []byte("x")}}
+		if !reflect.DeepEqual(got, want) || len(damaged) > 0 {
+			t.Errorf("loaded %v, damaged %v", got, damaged)
+		}
+		if got, damaged, err := j.LoadPod(context30s(t), ID(t)); len(got)+len(damaged) > 0 || err != nil {
+			t.Errorf("of a pod that is not there: %v, %v, %v", got, damaged, err)
+		}
+		if _, _, err := j.LoadPod(context30s(t), "../"+pod); err == nil {
+			t.Error("a path was taken for a pod")
+		}
 	})
 	t.Run("LeftoversAreHeldAndCanBeDropped", func(t *testing.T) {
 		j, pod, other := new(t), ID(t), ID(t)

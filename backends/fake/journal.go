@@ -150,12 +150,24 @@ type loaded struct {
 // record. What they stood for has no owner from then on
 // and is excused from the invariants until it is swept.
 func (b journalBackend) Load(ctx context.Context) ([]backends.Record, []string, error) {
+	return b.load(ctx, "")
+}
+
+// LoadPod is Load of one pod.
+func (b journalBackend) LoadPod(ctx context.Context, pod string) ([]backends.Record, []string, error) {
+	if err := backends.CheckID("pod", pod); err != nil {
+		return nil, nil, err
+	}
+	return b.load(ctx, pod)
+}
+
+func (b journalBackend) load(ctx context.Context, pod string) ([]backends.Record, []string, error) {
 	n := b.n
-	l, err := ask(ctx, n, Call{Backend: "Journal", Method: "Load"}, func() (l loaded, err error) {
-		for _, k := range n.recordless() {
+	l, err := ask(ctx, n, Call{Backend: "Journal", Method: "Load", Pod: pod}, func() (l loaded, err error) {
+		for _, k := range n.recordless(pod) {
 			l.damaged = append(l.damaged, n.recordPath(k)+": is not there, and what the container has is")
 		}
-		for _, k := range sortedKeys(n.records) {
+		for _, k := range keysOf(n.records, pod) {
 			r := n.records[k]
 			if r.torn {
 				l.damaged = append(l.damaged, n.recordPath(k)+": torn: its checksum does not match")
@@ -170,23 +182,23 @@ func (b journalBackend) Load(ctx context.Context) ([]backends.Record, []string, 
 	return l.records, l.damaged, err
 }
 
-// recordless are the containers with a directory and without a record in it.
-func (n *Node) recordless() (keys []backends.Key) {
-	there := map[backends.Key]bool{}
-	for k := range n.bundles {
-		there[k] = true
-	}
-	for k := range n.roots {
-		there[k] = true
-	}
-	for k := range n.volumes {
-		there[k] = true
-	}
-	for _, k := range sortedKeys(there) {
-		if k.Container != k.Pod && n.records[k] == nil {
+// recordless are the containers, of a pod or of all (""), with a directory and
+// without a record in it.
+func (n *Node) recordless(pod string) (keys []backends.Key) {
+	keys = slices.Concat(keysOf(n.bundles, pod), keysOf(n.roots, pod), keysOf(n.volumes, pod))
+	keys = slices.DeleteFunc(keys, func(k backends.Key) bool { return k.Container == k.Pod || n.records[k] != nil })
+	slices.SortFunc(keys, compareKeys)
+	return slices.Compact(keys)
+}
+
+// keysOf are the keys of a pod, or of all (""), sorted.
+func keysOf[V any](m map[backends.Key]V, pod string) (keys []backends.Key) {
+	for k := range m {
+		if pod == "" || k.Pod == pod {
 			keys = append(keys, k)
 		}
 	}
+	slices.SortFunc(keys, compareKeys)
 	return keys
 }
 

@@ -21,11 +21,29 @@ import (
 // that one comes back. A container's directory that has lost its record is named
 // each time: the daemon may have ended before it could take down what it heard.
 func (b *Backend) Load(ctx context.Context) (records []backends.Record, damaged []string, err error) {
-	b.bringBack()
+	b.bringBack("")
 	keys, err := b.keys(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
+	return b.load(ctx, keys)
+}
+
+// LoadPod is Load of one pod: what its actor needs after a panic is not worth
+// reading all others' records for.
+func (b *Backend) LoadPod(ctx context.Context, pod string) (records []backends.Record, damaged []string, err error) {
+	if err := backends.CheckID("pod", pod); err != nil {
+		return nil, nil, err
+	}
+	b.bringBack(pod)
+	keys, err := b.keysOf(ctx, []string{pod})
+	if err != nil {
+		return nil, nil, err
+	}
+	return b.load(ctx, keys)
+}
+
+func (b *Backend) load(ctx context.Context, keys []backends.Key) (records []backends.Record, damaged []string, err error) {
 	for _, k := range keys {
 		if err := ctx.Err(); err != nil {
 			return nil, nil, err
@@ -94,14 +112,15 @@ func (b *Backend) quarantineRecord(k backends.Key, path string, reason error) st
 	return fmt.Sprintf("%s: %v; kept as %s", path, reason, target)
 }
 
-// bringBack puts records that this daemon can read back in their places. Only a
-// record that was too new for an earlier daemon can have become readable.
-func (b *Backend) bringBack() {
+// bringBack puts records that this daemon can read back in their places, those of
+// one pod or of all (""). Only a record that was too new for an earlier daemon can
+// have become readable.
+func (b *Backend) bringBack(pod string) {
 	entries, _ := os.ReadDir(b.quarantine) // none, or what cannot be read: nothing to bring back
 	for _, e := range entries {
 		k, _, ours := parseQuarantined(e.Name())
 		from, place := filepath.Join(b.quarantine, e.Name()), filepath.Join(b.dir(k), recordName)
-		if !ours {
+		if !ours || pod != "" && k.Pod != pod {
 			continue
 		}
 		content, err := backends.ReadFile(from)
@@ -129,6 +148,10 @@ func (b *Backend) keys(ctx context.Context) ([]backends.Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list pod records: %w", err)
 	}
+	return b.keysOf(ctx, pods)
+}
+
+func (b *Backend) keysOf(ctx context.Context, pods []string) ([]backends.Key, error) {
 	var keys []backends.Key
 	for _, pod := range pods {
 		keys = append(keys, backends.Key{Pod: pod})
