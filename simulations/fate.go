@@ -9,7 +9,6 @@ import (
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/backends/fake"
 	"github.com/troupe-run/troupe/messages"
-	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // fate brings the events that no call causes.
@@ -98,35 +97,37 @@ func (w *World) cutPower() {
 // spoilRecord puts something unreadable in a record's place while no daemon
 // looks: it finds it when it starts.
 func (w *World) spoilRecord() {
-	keys := w.Node.Records()
-	if len(keys) == 0 {
-		return
-	}
-	k := keys[w.rng.IntN(len(keys))]
-	w.Crash()
-	switch w.rng.IntN(3) {
-	case 0:
-		w.count("record torn")
-		w.Node.TearRecord(k)
-	case 1:
-		w.count("record foreign")
-		w.Node.ReplaceRecord(k, []byte(`["not ours"]`))
-	default:
-		w.count("record newer")
-		data, _ := json.Marshal(map[string]any{"version": 1 << 20, "plan": "nobody knows"})
-		w.Node.ReplaceRecord(k, data)
-	}
+	w.whileDown(func() {
+		keys := w.Node.Records()
+		if len(keys) == 0 {
+			return
+		}
+		k := keys[w.rng.IntN(len(keys))]
+		switch w.rng.IntN(3) {
+		case 0:
+			w.count("record torn")
+			w.Node.TearRecord(k)
+		case 1:
+			w.count("record foreign")
+			w.Node.ReplaceRecord(k, []byte(`["not ours"]`))
+		default:
+			w.count("record newer")
+			data, _ := json.Marshal(map[string]any{"version": 1 << 20, "plan": "nobody knows"})
+			w.Node.ReplaceRecord(k, data)
+		}
+	})
 }
 
 // stepClock sets the node's clock. A daemon that lives on has a clock of its own
 // in the kernel (Go's monotonic one); what it wrote down before is off for the
 // next.
 func (w *World) stepClock() {
-	w.count("clock step")
-	w.Crash()
-	by := w.between(-24*time.Hour, 24*time.Hour)
-	w.skew += by
-	w.Node.StepClock(by)
+	w.whileDown(func() {
+		w.count("clock step")
+		by := w.between(-24*time.Hour, 24*time.Hour)
+		w.skew += by
+		w.Node.StepClock(by)
+	})
 }
 
 // killSome lets processes of containers die by themselves, at once.
@@ -163,16 +164,4 @@ func (w *World) rot() {
 			p.sleep(w.between(time.Second, 5*time.Second))
 		}
 	}, nil)
-}
-
-// checkExit: no exit is invented. A container shown as exited has a process that
-// ended in that way, or one of which nobody can know how it ended; or none that
-// ever ran its command.
-func (w *World) checkExit(c *messages.ContainerSnapshot) {
-	if c.CRIState() != runtime.ContainerState_CONTAINER_EXITED || c.State != messages.ContainerExited || c.Reason == "StartError" {
-		return
-	}
-	if wrong := w.Node.Invented(c.ID, c.ExitCode, c.Reason == "Unknown", c.Reason == "OOMKilled"); wrong != "" {
-		w.fail("container %s is shown as exited with code %d (%s), but %s", c.ID, c.ExitCode, c.Reason, wrong)
-	}
 }

@@ -21,10 +21,13 @@ type Faults struct {
 	Slow   float64 `json:",omitzero"` // it takes seconds
 	Only   string  `json:",omitzero"` // these faults only in this backend ("Network"); empty: in all
 
-	// Chances for each call to a backend, half of them before its effect and
-	// half after.
-	KillDaemon  float64 `json:",omitzero"` // the daemon is killed
-	KillMonitor float64 `json:",omitzero"` // the monitor is, in calls to it
+	// KillDaemon is how often in a run, about, the daemon is killed in a call to a
+	// backend, before its effect or after. It is no chance for each call: a run of
+	// many pods would be all restarts.
+	KillDaemon float64 `json:",omitzero"`
+	// KillMonitor is the chance for each call to the monitor that it is killed, half
+	// of it before the effect and half after.
+	KillMonitor float64 `json:",omitzero"`
 
 	Panic     float64 `json:",omitzero"` // an actor panics on a message, before or after it has dealt with it
 	Impatient float64 `json:",omitzero"` // a client goes away before it has its answer, and asks again
@@ -73,8 +76,8 @@ func ParseFaults(text string) (f Faults, err error) {
 // most are the highest chances and the shortest mean times that Draw gives.
 var most = Faults{
 	Before: 0.03, After: 0.03, Half: 0.03, Hang: 0.003, Stuck: 0.0005, Slow: 0.02,
-	KillDaemon: 0.0005, KillMonitor: 0.005, Panic: 0.01, Impatient: 0.3,
-	DaemonCrash: 20 * time.Second, MonitorCrash: 30 * time.Second, KeeperCrash: time.Minute, BothCrash: time.Minute, PowerCut: 90 * time.Second,
+	KillDaemon: 4, KillMonitor: 0.005, Panic: 0.01, Impatient: 0.3,
+	DaemonCrash: 40 * time.Second, MonitorCrash: 30 * time.Second, KeeperCrash: time.Minute, BothCrash: time.Minute, PowerCut: 90 * time.Second,
 	ProcessDeath: 2 * time.Second, MassDeath: time.Minute, Undying: 5 * time.Second, Pause: 30 * time.Second,
 	DiskFull: time.Minute, ReadOnly: time.Minute, NoFiles: time.Minute, NoMemory: time.Minute,
 	NetworkDown: 40 * time.Second, RegistryDown: 20 * time.Second, MonitorHang: time.Minute,

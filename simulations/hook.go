@@ -90,6 +90,13 @@ func (h hook) Before(ctx context.Context, c fake.Call) error {
 // connection is broken by crashes, not here.
 func fair(c fake.Call) bool { return c.Method != "Connect" && c.Method != "Watch" }
 
+// usualCalls is how many times Before and After are called, together, for each
+// pod of a run; mostKills is how often the daemon is killed in them at most.
+const (
+	usualCalls = 300
+	mostKills  = 4
+)
+
 // kill ends the daemon or the monitor in the middle of a call. The rest of the
 // call is not run: its daemon is dead, or it has lost its connection.
 func (h hook) kill(p *proc, when string, c fake.Call) {
@@ -97,8 +104,9 @@ func (h hook) kill(p *proc, when string, c fake.Call) {
 	if p.life == nil {
 		return
 	}
-	if w.chance(w.plan.KillDaemon / 2) {
+	if w.kills < mostKills && w.chance(w.plan.KillDaemon/(w.pods*usualCalls)) {
 		w.count("daemon killed " + when + " " + c.Backend + "." + c.Method)
+		w.kills++
 		w.killed = true
 		for { // until the world ends this life, which is next
 			p.park()
@@ -126,12 +134,12 @@ func (w *World) weather(p *proc, ctx context.Context, c fake.Call, name string) 
 	return ctx.Err()
 }
 
-// hang waits for the end of the call's context. A download ends when nothing
-// comes (pull_progress_timeout).
+// hang waits for the end of the call's context, or until what it waits for is
+// given up: a download when nothing comes (pull_progress_timeout), a walk over a
+// volume, which has hours, when its file server answers again.
 func (p *proc) hang(ctx context.Context, c fake.Call) error {
-	for until := p.w.now.Add(stall); ctx.Err() == nil; p.park() {
-		if c.Backend == "Images" {
-			p.sleep(until.Sub(p.w.now))
+	for until := p.w.now.Add(stall); ctx.Err() == nil; p.sleep(until.Sub(p.w.now)) {
+		if !p.w.now.Before(until) {
 			return messages.Errorf(messages.Deadline, "injected: nothing came for %s", stall)
 		}
 	}

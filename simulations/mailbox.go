@@ -1,6 +1,8 @@
 package simulations
 
 import (
+	"strings"
+
 	"github.com/asynkron/protoactor-go/actor"
 )
 
@@ -10,7 +12,8 @@ import (
 type mailbox struct {
 	w         *World
 	life      *life
-	path      string
+	container string // whose actor's it is, or that of a session in it
+	images    bool   // it is of the images, a pull or a layer
 	user      []any
 	system    []any
 	suspended bool
@@ -19,6 +22,15 @@ type mailbox struct {
 }
 
 var _ actor.Mailbox = (*mailbox)(nil)
+
+func newMailbox(w *World, l *life, path string) *mailbox {
+	m := &mailbox{w: w, life: l}
+	parts := strings.Split(path, "/") // node/sandbox-<id>/<container>
+	if m.images = len(parts) > 1 && parts[1] == "images"; !m.images && len(parts) > 2 {
+		m.container = parts[2]
+	}
+	return m
+}
 
 func (m *mailbox) PostUserMessage(message any) {
 	m.user = append(m.user, message)
@@ -55,6 +67,10 @@ func (m *mailbox) list() {
 
 func (m *mailbox) turn() {
 	m.listed = false
+	m.w.pulled = m.w.pulled || m.images
+	if m.container != "" {
+		m.w.acted[m.container] = true
+	}
 	defer m.list()
 	var message any
 	defer func() {

@@ -101,15 +101,3 @@ func (i *images) Fetch(ctx context.Context, r backends.PullRequest, m backends.M
 	}
 	return i.Images.Fetch(ctx, r, m, l, progress)
 }
-
-// checkPulls: what is published of a pull is never less than nothing or more
-// than there is.
-func (w *World) checkPulls() {
-	for _, p := range w.life.env.Index.Pulls() {
-		for _, l := range p.Layers {
-			if l.Received < 0 || l.Received > l.Size || l.Rate < 0 {
-				w.fail("pull of %s: layer %s is shown with %d of %d bytes, %d B/s", p.Name(), l.Digest, l.Received, l.Size, l.Rate)
-			}
-		}
-	}
-}

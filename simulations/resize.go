@@ -43,17 +43,6 @@ func (w *World) deadline() time.Time {
 	return w.wall().Add(w.between(time.Millisecond, 30*time.Second))
 }
 
-// checkLimits: what is shown of a container that nothing is being done to is in
-// force on the node.
-func (w *World) checkLimits(c *messages.ContainerSnapshot) {
-	if c.State != messages.ContainerCreated && c.State != messages.ContainerRunning || c.Activity.Step != "" {
-		return
-	}
-	if r := c.Config.GetLinux().GetResources(); !w.Node.Limited(c.Pod, c.ID, r) {
-		w.fail("container %s is shown with resources it does not have: %v", c.ID, r)
-	}
-}
-
 // checkpoint captures the pod or one container, perhaps with too little time.
 func (k *pod) checkpoint(id string) {
 	w, p := k.w, k.p

@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/troupe-run/troupe/backends/fake"
-	"github.com/troupe-run/troupe/messages"
-	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // Run is one simulated run.
@@ -59,7 +57,7 @@ const settleTime = 20 * time.Minute
 // the node must be empty.
 func (r Run) Do() Result {
 	plan := r.plan()
-	w := NewWorld(r.Seed, plan, r.Transcript)
+	w := NewWorld(r.Seed, r.Pods, plan, r.Transcript)
 	defer w.end()
 	for i := range 5 {
 		w.Node.AddImage(fmt.Sprintf("registry.local/app-%d:1", i), fake.Layer{Name: "base", Size: 5 << 20}, fake.Layer{Name: fmt.Sprintf("app-%d", i), Size: 1 << 20})
@@ -81,10 +79,9 @@ func (r Run) Do() Result {
 		w.Node.SetDisk(0)
 		w.after(nil, aftermath, func() { w.sure = true })
 	})
-	every := max(1, r.Pods/4)
 	limit := w.epoch.Add(12 * time.Hour)
 	for left > 0 && len(w.failures) == 0 && w.now.Before(limit) && w.Step() {
-		if w.turns%every == 0 {
+		if w.turns >= w.due {
 			w.check()
 		}
 		if w.turns > maxTurns(r.Pods) {
@@ -120,6 +117,7 @@ func (w *World) settle() {
 	until := w.now.Add(settleTime)
 	for w.now.Before(until) && len(w.failures) == 0 && w.Step() {
 	}
+	w.checkAll()
 	if len(w.failures) > 0 {
 		return
 	}
@@ -137,25 +135,6 @@ func (w *World) settle() {
 		if a.Kind == "sandbox" || a.Kind == "container" || a.Kind == "pull" || a.Kind == "layer" || a.Kind == "exec" || a.Kind == "attach" || a.Kind == "forward" {
 			w.fail("still alive: %s is %s", a.Path, a.State)
 		}
-	}
-}
-
-// check is run all the time.
-func (w *World) check() {
-	for _, bad := range w.Node.Invariants() {
-		w.fail("invariant: %s", bad)
-	}
-	l := w.life
-	if l.dead || !l.loaded {
-		return
-	}
-	w.checkPulls()
-	for _, c := range l.env.Index.Containers() {
-		if c.CRIState() == runtime.ContainerState_CONTAINER_EXITED && c.Reason == "" && c.State != messages.ContainerRemoving {
-			w.fail("container %s has exited without a reason", c.ID)
-		}
-		w.checkLimits(c)
-		w.checkExit(c)
 	}
 }
 

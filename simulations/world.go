@@ -35,12 +35,19 @@ type World struct {
 	seq    uint64
 	ready  []runnable // mailboxes and procs that can go on
 	turns  int
+	due    int             // the turn of the next look at the invariants
+	checks int             // how many there were
+	acted  map[string]bool // containers whose actor had a turn since
+	pulled bool            // an actor of the images had one
 	plan   Faults
 	sure   bool // nothing hangs: every request must be answered in time
 
 	skew   time.Duration // by which the node's clock was set since the beginning
 	boots  int           // of the node
 	killed bool          // the daemon was, in the middle of a call
+	kills  int           // how often
+	pods   float64
+	down   []func() // to be done while no daemon runs
 	// What does not work for a while, so many times at once.
 	readOnly, noFiles, noMemory, silent int
 
@@ -84,12 +91,12 @@ type runnable interface {
 }
 
 // NewWorld makes an empty node and starts a daemon on it.
-func NewWorld(seed uint64, plan Faults, transcript io.Writer) *World {
+func NewWorld(seed uint64, pods int, plan Faults, transcript io.Writer) *World {
 	epoch := time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC)
 	w := &World{
 		seed: seed, rng: rand.New(rand.NewPCG(seed, 0x7472_6f75_7065)), now: epoch, epoch: epoch, plan: plan,
-		transcript: transcript, digest: fnv.New64a(), injected: map[string]int{},
-		pending: map[string]*pending{}, doomed: map[string]bool{}, procs: map[*proc]bool{},
+		pods: float64(max(1, pods)), transcript: transcript, digest: fnv.New64a(), injected: map[string]int{},
+		pending: map[string]*pending{}, doomed: map[string]bool{}, acted: map[string]bool{}, procs: map[*proc]bool{},
 	}
 	w.sure = plan.Hang == 0 && plan.Stuck == 0 && plan.Pause == 0 && plan.MonitorHang == 0 && plan.Undying == 0
 	w.Node = fake.New(fake.Config{Hook: hook{w}, NoPlugin: func(pod string) bool { return pod[0]%2 == 0 }})
@@ -119,7 +126,7 @@ func (w *World) boot() {
 		Clock: simClock{w, l}, NewID: w.newID, Jobs: simJobs{w, l}, System: l.system, Log: log, Node: node, Index: index,
 		Settings: settings, Boot: fmt.Sprintf("boot-%d", w.boots),
 	}
-	props := supervisor.Props(log, index, strategy, func(path string) actor.Mailbox { return &mailbox{w: w, life: l, path: path} })
+	props := supervisor.Props(log, index, strategy, func(path string) actor.Mailbox { return newMailbox(w, l, path) })
 	l.env.Props = func(path string, p actor.Producer) *actor.Props { return props(path, w.brittle(path, p)) }
 	var err error
 	l.node, err = l.system.Root.SpawnNamed(l.env.Props("node", actors.NewNode(l.env, func(err error) {
@@ -146,11 +153,26 @@ func (w *World) Crash() {
 	for _, p := range l.underWay() {
 		p.abandon()
 	}
+	for _, f := range w.down {
+		f()
+	}
+	w.down = nil
 	for _, name := range sortedKeys(w.pending) {
 		p := w.pending[name]
 		w.after(nil, w.between(time.Millisecond, 10*time.Millisecond), func() { p.answer(nil, errConnectionLost) })
 	}
 	w.after(nil, w.between(50*time.Millisecond, 2*time.Second), w.boot)
+}
+
+// whileDown has f done when the daemon has died the next time, which it does soon:
+// what a daemon finds when it starts needs no death of its own.
+func (w *World) whileDown(f func()) {
+	w.down = append(w.down, f)
+	w.after(nil, w.between(10*time.Second, 30*time.Second), func() {
+		if len(w.down) > 0 {
+			w.Crash()
+		}
+	})
 }
 
 // underWay are the jobs in the order they began: a crash must replay too.

@@ -51,6 +51,18 @@ func (n *Node) Invariants() (wrong []string) {
 	return wrong
 }
 
+// Changed are the containers, sorted, of the pods that Invariants has yet to look
+// at.
+func (n *Node) Changed() (containers []string) {
+	n.change(func() {
+		for pod := range n.changed {
+			containers = append(containers, n.known[pod]...)
+		}
+	})
+	slices.Sort(containers)
+	return containers
+}
+
 // touch notes that something happens to a pod or container.
 func (n *Node) touch(pod, container string) {
 	n.changed[pod] = true
