@@ -59,8 +59,8 @@ crash-test: tools ## kill daemon and monitor at every crash point, then judge th
 crash-some: CRASH = -every 15
 crash-some: crash-test ## kill them at one point in fifteen, other ones each time: what CI has time for
 
-sim: ## try SEEDS=1000 fresh seeds of PODS=200 pods in the simulator; a failure prints the shortest story it finds
-	@mkdir -p bin && $(PURE) -o bin/troupe-sim ./cmd/troupe-sim && ./bin/troupe-sim seeds --seeds $(SEEDS) --pods $(PODS)
+sim: ## try SEEDS=1000 fresh seeds of PODS=200 pods with all faults in the simulator; a failure prints the shortest story it finds
+	@mkdir -p bin && $(PURE) -o bin/troupe-sim ./cmd/troupe-sim && ./bin/troupe-sim seeds --all --seeds $(SEEDS) --pods $(PODS)
 
 fuzz: ## try strangers' bytes on what parses them, FUZZTIME=60s each; TARGETS= names some (as root)
 	@FUZZTIME='$(FUZZTIME)' TARGETS='$(TARGETS)' ./tools/fuzz.sh '$(PURE_TAGS)' '$(MONITOR_TAGS)'

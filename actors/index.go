@@ -314,9 +314,16 @@ func (x *Index) Container(prefix string) (*messages.ContainerSnapshot, error) {
 	return byPrefix("container", x.containers, prefix)
 }
 
+// idLength is that of a whole id, which is the beginning of no other: who asks
+// for one that has gone is not kept by a look through all.
+const idLength = 64
+
 func byPrefix[T any](noun string, all map[string]*T, prefix string) (*T, error) {
 	if v, ok := all[prefix]; ok {
 		return v, nil
+	}
+	if len(prefix) >= idLength {
+		all = nil
 	}
 	var hit *T
 	for id, v := range all {

@@ -84,16 +84,16 @@ var most = Faults{
 	Rot: 20 * time.Second, BadRecord: 20 * time.Second, Litter: 10 * time.Second, ClockStep: time.Minute,
 }
 
-// Draw chooses a plan from a seed ("swarm testing"): in one run of four all
-// faults are there, in the others each is or is not, some of them in one place
-// only, so that what one of them hides is seen.
+// Draw chooses a plan from a seed ("swarm testing"): with all, and in one run of
+// four without, all faults are there, in the others each is or is not, some of
+// them in one place only, so that what one of them hides is seen.
 func Draw(w interface {
 	IntN(int) int
 	Float64() float64
-},
+}, all bool,
 ) Faults {
 	var f Faults
-	all := w.IntN(4) == 0
+	all = w.IntN(4) == 0 || all
 	to, from := reflect.ValueOf(&f).Elem(), reflect.ValueOf(most)
 	for i := range to.NumField() {
 		if !all && w.IntN(2) == 0 {

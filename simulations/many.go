@@ -16,8 +16,9 @@ import (
 type Many struct {
 	First   uint64
 	Seeds   int
-	Pods    int // of each run
-	Workers int // runs at a time; 0: one
+	Pods    int  // of each run
+	All     bool // all faults in each run; see Draw
+	Workers int  // runs at a time; 0: one
 	// Until, if set, is when no further run begins.
 	Until time.Time
 	// Ended is told of each run, one at a time; may be nil.
@@ -49,7 +50,7 @@ func (m Many) Do() Summary {
 				if i >= uint64(m.Seeds) || !m.Until.IsZero() && time.Now().After(m.Until) {
 					return
 				}
-				r := Run{Seed: m.First + i, Pods: m.Pods}.Do()
+				r := Run{Seed: m.First + i, Pods: m.Pods, All: m.All}.Do()
 				mu.Lock()
 				s.take(r)
 				if m.Ended != nil {

@@ -16,6 +16,7 @@ type Run struct {
 	Seed       uint64
 	Pods       int
 	Faults     *Faults   // nil: drawn from the seed
+	All        bool      // draw all faults there are
 	Transcript io.Writer // may be nil
 }
 
@@ -103,7 +104,7 @@ func (r Run) plan() Faults {
 	if r.Faults != nil {
 		return *r.Faults
 	}
-	return Draw(rand.New(rand.NewPCG(r.Seed, 1)))
+	return Draw(rand.New(rand.NewPCG(r.Seed, 1)), r.All)
 }
 
 // maxTurns is some five times what a pod's life takes.

@@ -85,7 +85,7 @@ func TestFaultsLeaveNothingBehindAndNoRequestUnanswered(t *testing.T) {
 
 // A seed that fails can be told shorter, and its plan can be given again.
 func TestAFailureIsToldShorterAndAPlanReadsBack(t *testing.T) {
-	plan := Draw(rand.New(rand.NewPCG(4, 4)))
+	plan := Draw(rand.New(rand.NewPCG(4, 4)), true)
 	again, err := ParseFaults(plan.String())
 	if err != nil || again != plan {
 		t.Errorf("%s was read as %s: %v", plan, again, err)

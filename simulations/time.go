@@ -7,9 +7,9 @@ import (
 
 // timer is one entry of the only list of what will happen.
 type timer struct {
-	at   time.Time
-	seq  uint64 // ties go in the order they were set
-	life *life  // whose daemon's death takes it away; nil: the world's
+	at   time.Duration // since the beginning
+	seq  uint64        // ties go in the order they were set
+	life *life         // whose daemon's death takes it away; nil: the world's
 	f    func()
 	off  bool
 }
@@ -18,10 +18,7 @@ type timerHeap []*timer
 
 func (h timerHeap) Len() int { return len(h) }
 func (h timerHeap) Less(i, j int) bool {
-	if h[i].at.Equal(h[j].at) {
-		return h[i].seq < h[j].seq
-	}
-	return h[i].at.Before(h[j].at)
+	return h[i].at < h[j].at || h[i].at == h[j].at && h[i].seq < h[j].seq
 }
 func (h timerHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
 func (h *timerHeap) Push(x any)   { *h = append(*h, x.(*timer)) }
@@ -34,7 +31,7 @@ func (h *timerHeap) Pop() any {
 
 func (w *World) after(l *life, d time.Duration, f func()) *timer {
 	w.seq++
-	t := &timer{at: w.now.Add(d), seq: w.seq, life: l, f: f}
+	t := &timer{at: w.now.Sub(w.epoch) + d, seq: w.seq, life: l, f: f}
 	heap.Push(&w.timers, t)
 	return t
 }

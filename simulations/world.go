@@ -211,8 +211,8 @@ func (w *World) Step() bool {
 		if t.off || (t.life != nil && t.life.dead) {
 			continue
 		}
-		if t.at.After(w.now) {
-			w.now = t.at
+		if at := w.epoch.Add(t.at); at.After(w.now) {
+			w.now = at
 		}
 		t.f()
 		return true

@@ -16,7 +16,7 @@ import (
 func runCommand() *cobra.Command {
 	var seed uint64
 	var pods int
-	var calm, transcript bool
+	var calm, all, transcript bool
 	var faults string
 	cmd := &cobra.Command{
 		Use:   "run",
@@ -28,7 +28,7 @@ deaths of processes, daemon, monitor and node, full and read-only disks and more
 the byte; the transcript's digest is printed. Exits 1 when a promise is broken.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			r := simulations.Run{Seed: seed, Pods: pods}
+			r := simulations.Run{Seed: seed, Pods: pods, All: all}
 			if calm {
 				r.Faults = &simulations.Faults{}
 			}
@@ -60,6 +60,7 @@ the byte; the transcript's digest is printed. Exits 1 when a promise is broken.`
 	f.Uint64Var(&seed, "seed", 1, "what everything is drawn from")
 	f.IntVar(&pods, "pods", 100, "pods to run through their lives")
 	f.BoolVar(&calm, "calm", false, "without faults")
+	f.BoolVar(&all, "all", false, "draw all faults there are")
 	f.StringVar(&faults, "faults", "", "these faults instead of those drawn from the seed, as a failing run prints them")
 	f.BoolVar(&transcript, "transcript", false, "print every line of what happens")
 	return cmd

@@ -48,7 +48,7 @@ Exits 1 when a promise is broken.`,
 				return err
 			}
 			for _, r := range s.Broken[:min(3, len(s.Broken))] {
-				tellShort(r, shorten)
+				tellShort(r, m.All, shorten)
 			}
 			if kinds {
 				for _, kind := range s.Kinds() {
@@ -66,6 +66,7 @@ Exits 1 when a promise is broken.`,
 	f.Uint64Var(&m.First, "first", 0, "the first seed; 0: fresh ones")
 	f.IntVar(&m.Seeds, "seeds", 1000, "how many")
 	f.IntVar(&m.Pods, "pods", 200, "pods of each run")
+	f.BoolVar(&m.All, "all", false, "all faults in each run, as often as drawn; without, some of them in most runs")
 	f.IntVar(&m.Workers, "workers", runtime.NumCPU(), "runs at a time")
 	f.DurationVar(&shorten, "shorten", time.Minute, "how long a smaller run that fails too is looked for")
 	f.StringVar(&profile, "cpuprofile", "", "write a CPU profile of the runs here, for go tool pprof")
@@ -74,10 +75,10 @@ Exits 1 when a promise is broken.`,
 }
 
 // tellShort says the shortest story of a failure it can find in a while.
-func tellShort(r simulations.Result, within time.Duration) {
-	short, result := simulations.Run{Seed: r.Seed, Pods: r.Pods}.Shorten(within)
+func tellShort(r simulations.Result, all bool, within time.Duration) {
+	short, result := simulations.Run{Seed: r.Seed, Pods: r.Pods, All: all}.Shorten(within)
 	if len(result.Failures) == 0 {
-		fmt.Printf("seed %d: no shorter story was found; replay: troupe-sim run --seed %d --pods %d --transcript\n", r.Seed, r.Seed, r.Pods)
+		fmt.Printf("seed %d: no shorter story was found; replay: troupe-sim run --seed %d --pods %d --all=%v --transcript\n", r.Seed, r.Seed, r.Pods, all)
 		return
 	}
 	fmt.Printf("seed %d fails with %d pods and %s too:\n", r.Seed, short.Pods, short.Faults)
