@@ -23,8 +23,10 @@ import (
 //	show        the snapshot has them; the caller is answered
 //
 // What fails after the first note is taken back by the same calls with the old
-// resources, which the record still has; so is what the daemon's death cut off
-// (the note says so), before anybody can ask again. The kubelet's retry then
+// resources; so is what the daemon's death cut off (the note says so), before
+// anybody can ask again. It is noted anew before that: the last write may have had
+// its effect although it failed, and then the record has the new resources, and no
+// note for a daemon that dies in the middle of this. The kubelet's retry then
 // finds the container as it was before, and does it again from there: asking
 // twice gives the same as asking once.
 
@@ -215,8 +217,11 @@ func (c *container) takeBack(first error) {
 	c.updating, c.unsettled, c.step = true, true, stepTakeBack
 	c.publish()
 	env, place, old := c.env, c.place, c.plan.resources()
-	record := c.updateRecord(c.conf, c.plan, false)
+	begins, record := c.updateRecord(c.conf, c.plan, true), c.updateRecord(c.conf, c.plan, false)
 	c.do(Job{Lane: LaneStop, Name: stepTakeBack, Limit: env.Settings.UndoLimit}, func(ctx context.Context) (any, error) {
+		if err := env.Node.Journal.Save(ctx, place, begins); err != nil {
+			return nil, err
+		}
 		r, err := env.Node.Bundles.Resources(ctx, place.Pod, place.Container, old)
 		if err != nil {
 			return nil, err

@@ -83,6 +83,28 @@ func TestFaultsLeaveNothingBehindAndNoRequestUnanswered(t *testing.T) {
 	}
 }
 
+// What once broke a promise, as short as it could be told.
+func TestWhatOnceFailedDoesNotAgain(t *testing.T) {
+	for _, one := range []struct {
+		why    string
+		seed   uint64
+		pods   int
+		faults string
+	}{
+		{
+			"an update's last write failed with its effect, and the daemon died while the update was taken back", 9, 20,
+			`{"After":0.1,"Slow":0.2,"Only":"Journal","DaemonCrash":8000000000}`,
+		},
+	} {
+		plan, err := ParseFaults(one.faults)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Log(one.why)
+		report(t, Run{Seed: one.seed, Pods: one.pods, Faults: &plan}.Do())
+	}
+}
+
 // A seed that fails can be told shorter, and its plan can be given again.
 func TestAFailureIsToldShorterAndAPlanReadsBack(t *testing.T) {
 	plan := Draw(rand.New(rand.NewPCG(4, 4)), true)
