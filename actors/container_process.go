@@ -157,8 +157,9 @@ func (c *container) exit(st messages.ProcessState) {
 		c.process.StartedAt = st.StartedAt
 	}
 	// What ends before its start is the runtime's own init, which waits for it: its
-	// code (2, when a SIGTERM ends it) says nothing of the container.
-	early := (c.state == messages.ContainerCreated || c.state == "") && c.process.StartedAt.IsZero() && st.Signal == 0 && !st.ExitUnknown
+	// code (2, when a SIGTERM ends it) says nothing of the container. So it is while
+	// a container is stopped that was only created.
+	early := c.state != messages.ContainerRunning && c.process.StartedAt.IsZero() && st.Signal == 0 && !st.ExitUnknown
 	st.ExitUnknown = st.ExitUnknown || early
 	c.process.Status, c.process.ExitedAt, c.process.ExitCode = st.Status, st.ExitedAt, st.ExitCode
 	c.process.OOMKilled, c.process.ExitUnknown, c.process.Signal = st.OOMKilled, st.ExitUnknown, st.Signal

@@ -95,6 +95,10 @@ func TestWhatOnceFailedDoesNotAgain(t *testing.T) {
 			"an update's last write failed with its effect, and the daemon died while the update was taken back", 9, 20,
 			`{"After":0.1,"Slow":0.2,"Only":"Journal","DaemonCrash":8000000000}`,
 		},
+		{
+			"a container was stopped before it was started, and its init ended by itself", 7, 20,
+			`{"Before":0.1,"Only":"Runtime","Panic":0.02,"ProcessDeath":300000000,"Undying":300000000}`,
+		},
 	} {
 		plan, err := ParseFaults(one.faults)
 		if err != nil {

@@ -175,7 +175,10 @@ func (n *Node) Invented(container string, code int32, unknown, oom bool) (wrong 
 		}
 		f, known := n.fates[container]
 		switch {
-		case unknown && known && f.StartedAt.IsZero(): // it never ran: what its init ended with is no exit code
+		case known && !f.lost && f.StartedAt.IsZero() && f.Signal == 0: // what its init ended with by itself is no exit code
+			if !unknown {
+				wrong = "it never ran its command, and nobody killed it"
+			}
 		case unknown && known && !f.lost:
 			wrong = fmt.Sprintf("its process ended with code %d, and that could be known", f.ExitCode)
 		case unknown:
