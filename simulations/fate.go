@@ -57,6 +57,7 @@ func (w *World) whiles() {
 		{"no descriptors", func() time.Duration { return w.plan.NoFiles }, func() { w.noFiles++ }, func() { w.noFiles-- }},
 		{"no memory", func() time.Duration { return w.plan.NoMemory }, func() { w.noMemory++ }, func() { w.noMemory-- }},
 		{"monitor is silent", func() time.Duration { return w.plan.MonitorHang }, func() { w.silent++ }, func() { w.silent-- }},
+		{"zombies", func() time.Duration { return w.plan.Zombies }, func() { w.Node.Behind(true) }, func() { w.Node.Behind(false) }},
 		{"network is down", func() time.Duration { return w.plan.NetworkDown }, func() {
 			w.Node.SetNetwork(fmt.Errorf("injected: 10-net.conflist: unexpected end of JSON input"))
 		}, func() { w.Node.SetNetwork(nil) }},

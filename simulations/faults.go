@@ -51,6 +51,7 @@ type Faults struct {
 	NetworkDown  time.Duration `json:",omitzero"` // the CNI configuration is gone or wrong
 	RegistryDown time.Duration `json:",omitzero"`
 	MonitorHang  time.Duration `json:",omitzero"` // the monitor takes no command
+	Zombies      time.Duration `json:",omitzero"` // the monitor gets to no end, and then to all at once
 
 	Rot       time.Duration `json:",omitzero"` // of a layer in the image store; a check with repair follows
 	BadRecord time.Duration `json:",omitzero"` // a record is torn, empty, foreign or newer when the daemon is started next
@@ -80,7 +81,7 @@ var most = Faults{
 	DaemonCrash: 40 * time.Second, MonitorCrash: 30 * time.Second, KeeperCrash: time.Minute, BothCrash: time.Minute, PowerCut: 90 * time.Second,
 	ProcessDeath: 2 * time.Second, MassDeath: time.Minute, Undying: 5 * time.Second, Pause: 30 * time.Second,
 	DiskFull: time.Minute, ReadOnly: time.Minute, NoFiles: time.Minute, NoMemory: time.Minute,
-	NetworkDown: 40 * time.Second, RegistryDown: 20 * time.Second, MonitorHang: time.Minute,
+	NetworkDown: 40 * time.Second, RegistryDown: 20 * time.Second, MonitorHang: time.Minute, Zombies: time.Minute,
 	Rot: 20 * time.Second, BadRecord: 20 * time.Second, Litter: 10 * time.Second, ClockStep: time.Minute,
 }
 

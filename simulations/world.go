@@ -98,7 +98,7 @@ func NewWorld(seed uint64, pods int, plan Faults, transcript io.Writer) *World {
 		pods: float64(max(1, pods)), transcript: transcript, digest: fnv.New64a(), injected: map[string]int{},
 		pending: map[string]*pending{}, doomed: map[string]bool{}, acted: map[string]bool{}, procs: map[*proc]bool{},
 	}
-	w.sure = plan.Hang == 0 && plan.Stuck == 0 && plan.Pause == 0 && plan.MonitorHang == 0 && plan.Undying == 0
+	w.sure = plan.Hang == 0 && plan.Stuck == 0 && plan.Pause == 0 && plan.MonitorHang == 0 && plan.Zombies == 0 && plan.Undying == 0
 	w.Node = fake.New(fake.Config{Hook: hook{w}, NoPlugin: func(pod string) bool { return pod[0]%2 == 0 }})
 	w.boot()
 	return w

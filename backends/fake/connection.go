@@ -21,7 +21,7 @@ func (b runtimeBackend) Connect(ctx context.Context, fact func(messages.ProcessS
 		n.startMonitor()
 		for _, id := range sorted(n.runtime.processes) {
 			if p := n.runtime.processes[id]; !p.half {
-				c.facts = append(c.facts, p.ProcessState)
+				c.facts = append(c.facts, p.seen())
 			}
 		}
 		n.runtime.disconnect()

@@ -40,9 +40,39 @@ func (n *Node) Undying(container string, until time.Time) (found bool) {
 	return found
 }
 
+// Behind is a monitor that gets to what ends only when that is over: then it tells
+// all of it at once.
+func (n *Node) Behind(behind bool) {
+	n.change(func() {
+		n.runtime.behind = behind
+		for _, p := range n.unreaped() {
+			if !behind {
+				p.lived = nil
+				n.tell(p)
+			}
+		}
+	})
+}
+
+// unreaped are the processes whose end the monitor has not got to.
+func (n *Node) unreaped() (late []*process) {
+	for _, id := range sorted(n.runtime.processes) {
+		if p := n.runtime.processes[id]; p.lived != nil {
+			late = append(late, p)
+		}
+	}
+	return late
+}
+
 // CrashKeeper kills the monitor with its keeper: nobody sees what ends until the
 // next Connect starts both anew.
 func (n *Node) CrashKeeper() {
+	n.change(func() {
+		for _, p := range n.unreaped() { // neither had got to it
+			p.unseen = true
+			n.fates[p.Container] = fate{ProcessState: p.ProcessState, lost: !n.conf.ExitInfo}
+		}
+	})
 	n.CrashMonitor()
 	n.change(func() { n.runtime.keeper = false })
 }
@@ -56,7 +86,10 @@ func (n *Node) CrashMonitor() {
 		if !m.up {
 			return
 		}
-		m.up, m.crashes = false, m.crashes+1
+		m.up, m.behind, m.crashes = false, false, m.crashes+1
+		for _, p := range n.unreaped() { // they are the keeper's
+			p.lived = nil
+		}
 		m.disconnect()
 		for _, id := range sorted(m.processes) {
 			for _, w := range m.processes[id].execs {
@@ -166,7 +199,7 @@ type fate struct {
 
 // Invented says what is wrong with an exit the daemon shows; nothing when it is
 // how the process ended. Not to know is right only when nobody can, and of what
-// never ran its command.
+// ended by itself before it ran its command.
 func (n *Node) Invented(container string, code int32, unknown, oom bool) (wrong string) {
 	n.change(func() {
 		if p := n.runtime.processes[container]; p != nil && p.alive() {

@@ -14,6 +14,7 @@ import (
 type monitor struct {
 	up, keeper bool
 	crashes    int
+	behind     bool                // it has a thousand zombies to reap before it gets to who ends now
 	processes  map[string]*process // by container
 	timed      []*process          // those that end by themselves, next first
 	connection *connection         // the last daemon that connected, or nil
@@ -29,7 +30,9 @@ type process struct {
 	limits  string // in force
 	frozen  bool
 	program Program
-	ending  *ending   // how it ends by itself
+	ending  *ending // how it ends by itself
+	// lived is what the monitor takes it for until it gets to its end; nil: what it is.
+	lived   *messages.ProcessState
 	unseen  bool      // it ended while there was neither a monitor nor a keeper
 	undying time.Time // SIGKILL has its effect only then: it sleeps in the kernel
 	execs   []*Waiter // who waits for commands in it
@@ -45,6 +48,14 @@ type ending struct {
 
 func (p *process) alive() bool {
 	return !p.half && (p.Status == messages.ProcessCreated || p.Status == messages.ProcessRunning)
+}
+
+// seen is the process as the monitor knows it.
+func (p *process) seen() messages.ProcessState {
+	if p.lived != nil {
+		return *p.lived
+	}
+	return p.ProcessState
 }
 
 func (p *process) key() backends.Key { return backends.Key{Pod: p.Pod, Container: p.Container} }
@@ -112,6 +123,10 @@ func (n *Node) untime(p *process) {
 func (n *Node) end(p *process, e ending) {
 	n.untime(p)
 	n.changed[p.Pod] = true
+	if n.runtime.up && n.runtime.behind {
+		lived := p.ProcessState
+		p.lived = &lived
+	}
 	p.Status, p.ExitedAt = messages.ProcessExited, e.at
 	p.ExitCode, p.Signal, p.OOMKilled = e.code, e.signal, e.oom
 	for _, w := range p.execs {
@@ -119,7 +134,7 @@ func (n *Node) end(p *process, e ending) {
 	}
 	p.unseen = !n.runtime.up && !n.runtime.keeper
 	n.fates[p.Container] = fate{ProcessState: p.ProcessState, lost: p.unseen && !n.conf.ExitInfo}
-	if n.runtime.up {
+	if n.runtime.up && p.lived == nil {
 		n.tell(p)
 	}
 }

@@ -52,7 +52,7 @@ func (b runtimeBackend) Create(ctx context.Context, r backends.ProcessRequest) (
 	return b.askMonitor(ctx, c, func() (messages.ProcessState, error) {
 		none := messages.ProcessState{}
 		if p := n.find(r.Pod, r.Container); p != nil {
-			return p.ProcessState, nil
+			return p.seen(), nil
 		}
 		k := backends.Key{Pod: r.Pod, Container: r.Container}
 		written := n.bundles[k]
@@ -147,7 +147,7 @@ func (b runtimeBackend) Signal(ctx context.Context, pod, container, signal strin
 func (b runtimeBackend) State(ctx context.Context, pod, container string) (messages.ProcessState, error) {
 	return b.askMonitor(ctx, runtimeCall("State", pod, container), func() (messages.ProcessState, error) {
 		if p := b.n.find(pod, container); p != nil {
-			return p.ProcessState, nil
+			return p.seen(), nil
 		}
 		return messages.ProcessState{Pod: pod, Container: container, Status: messages.ProcessGone}, nil
 	})
@@ -169,6 +169,9 @@ func (b runtimeBackend) Delete(ctx context.Context, pod, container string) error
 			if n.hook.Half(c) {
 				return half("the process is killed, its cgroup and its exit record are there")
 			}
+		}
+		if p.lived != nil {
+			return messages.Errorf(messages.Deadline, "process %d of container %.12s is not reaped yet", p.Pid, container)
 		}
 		delete(n.runtime.processes, container)
 		if f, known := n.fates[container]; known { // nobody can ask any more how it ended
@@ -208,7 +211,7 @@ func (n *Node) heldProcesses() (held []backends.Held) {
 		switch {
 		case p.half:
 			kind = "cgroup"
-		case p.Status == messages.ProcessExited:
+		case p.seen().Status == messages.ProcessExited:
 			kind = "exit"
 		}
 		held = append(held, backends.Held{Kind: kind, Pod: p.Pod, Container: id, Name: strings.Join([]string{"monitor", p.Pod, id}, "/")})

@@ -55,6 +55,55 @@ func TestAnExitWithoutAMonitorIsTakenDownByTheKeeper(t *testing.T) {
 	}
 }
 
+func TestAMonitorThatIsBehindTellsEndsLateAndRightly(t *testing.T) {
+	n := fake.New(fake.Config{})
+	d := connect(t, n)
+	start(t, n, id(1), id(2))
+	start(t, n, id(1), id(3))
+	n.Behind(true)
+	n.Kill(id(2), 7, false)
+	runtime := n.Backends().Runtime
+	if st, err := runtime.State(t.Context(), id(1), id(2)); err != nil || st.Status != messages.ProcessRunning {
+		t.Errorf("before its end was got to: %+v, %v", st, err)
+	}
+	wantKind(t, runtime.Delete(t.Context(), id(1), id(2)), messages.Deadline)
+	wantKind(t, runtime.Delete(t.Context(), id(1), id(3)), messages.Deadline)
+	n.Behind(false)
+	if st := d.next(t, id(2), messages.ProcessExited); st.ExitCode != 7 || st.ExitUnknown {
+		t.Errorf("%+v", st)
+	}
+	if st := d.next(t, id(3), messages.ProcessExited); st.Signal != 9 {
+		t.Errorf("%+v", st)
+	}
+	ok(t, runtime.Delete(t.Context(), id(1), id(2)))
+
+	start(t, n, id(1), id(4))
+	n.Behind(true)
+	n.Kill(id(4), 7, false)
+	n.CrashKeeper()
+	if st := connect(t, n).next(t, id(4), messages.ProcessExited); !st.ExitUnknown {
+		t.Errorf("nobody had got to it: %+v", st)
+	}
+}
+
+func TestWhatEndsBeforeItRanHasNoExitCode(t *testing.T) {
+	n := fake.New(fake.Config{})
+	connect(t, n)
+	create(t, n, id(1), id(2))
+	n.Kill(id(2), 2, false)
+	if n.Invented(id(2), 2, false, false) == "" {
+		t.Error("the code of its init is believed")
+	}
+	if wrong := n.Invented(id(2), -1, true, false); wrong != "" {
+		t.Error(wrong)
+	}
+	create(t, n, id(1), id(3))
+	n.Kill(id(3), 137, false)
+	if n.Invented(id(3), -1, true, false) == "" {
+		t.Error("that it was killed could be known")
+	}
+}
+
 func TestAProcessThatDoesNotDieIsNotForgotten(t *testing.T) {
 	n := fake.New(fake.Config{})
 	d := connect(t, n)
