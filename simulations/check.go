@@ -12,8 +12,8 @@ import (
 // since the last look: on the node, or in the actor that shows it. All containers
 // are looked at now and then and at the end, for what changed otherwise.
 const (
-	checksAPod = 10 // a look for every so many turns of a pod
-	wholeEvery = 100
+	checksAPod = 5 // looks while each pod has one turn
+	wholeEvery = 50
 )
 
 func (w *World) check() {

@@ -115,7 +115,7 @@ func (p *proc) park() {
 func (p *proc) sleep(d time.Duration) {
 	t := p.w.after(p.life, d, p.wake)
 	p.park()
-	t.off = true
+	p.w.cancel(t)
 }
 
 // abandon ends the proc wherever it is.
@@ -252,7 +252,7 @@ func (s simJobs) begin(q *keyQueue) {
 		job.Run(job.ctx)
 	}, func() {
 		if limit != nil {
-			limit.off = true
+			s.w.cancel(limit)
 		}
 		delete(s.l.jobs, job.proc)
 		q.jobs = q.jobs[1:]

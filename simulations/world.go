@@ -208,7 +208,7 @@ func (w *World) Step() bool {
 	}
 	for len(w.timers) > 0 {
 		t := heap.Pop(&w.timers).(*timer)
-		if t.off || (t.life != nil && t.life.dead) {
+		if t.life != nil && t.life.dead {
 			continue
 		}
 		if at := w.epoch.Add(t.at); at.After(w.now) {

@@ -27,7 +27,7 @@ type bundle struct {
 type bundlesBackend struct{ n *Node }
 
 func (n *Node) bundleDir(k backends.Key) string {
-	return path.Join(n.conf.Root, "pods", k.Pod, "containers", k.Container)
+	return n.podDir(k.Pod) + "/containers/" + k.Container
 }
 
 // SetMissing says that a host path does not (or does again) exist; all others do.
@@ -154,7 +154,7 @@ func (b bundlesBackend) Held(ctx context.Context) ([]backends.Held, error) {
 
 func (n *Node) heldBundles() (held []backends.Held) {
 	for _, k := range sortedKeys(n.bundles) {
-		held = append(held, backends.Held{Kind: "bundle", Pod: k.Pod, Container: k.Container, Name: path.Join(n.bundleDir(k), "config.json")})
+		held = append(held, backends.Held{Kind: "bundle", Pod: k.Pod, Container: k.Container, Name: n.bundleDir(k) + "/config.json"})
 	}
 	return held
 }

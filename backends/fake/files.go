@@ -2,7 +2,6 @@ package fake
 
 import (
 	"context"
-	"path"
 	"strings"
 
 	"github.com/troupe-run/troupe/backends"
@@ -14,9 +13,10 @@ type podFiles struct{ written, shm bool }
 
 type filesBackend struct{ n *Node }
 
-func (n *Node) podDir(pod string) string { return path.Join(n.conf.Root, "pods", pod) }
+// These names are made too often for path.Join: ids are checked, and need no cleaning.
+func (n *Node) podDir(pod string) string { return n.conf.Root + "/pods/" + pod }
 
-func (n *Node) shmPath(pod string) string { return path.Join(n.conf.Run, "shm", pod) }
+func (n *Node) shmPath(pod string) string { return n.conf.Run + "/shm/" + pod }
 
 func (b filesBackend) Make(ctx context.Context, r backends.FilesRequest) (backends.PodFiles, error) {
 	n, c := b.n, Call{Backend: "Files", Method: "Make", Pod: r.Pod}
@@ -37,8 +37,8 @@ func (b filesBackend) Make(ctx context.Context, r backends.FilesRequest) (backen
 		}
 		f.written = true
 		made := backends.PodFiles{
-			ResolvConf: path.Join(n.podDir(r.Pod), "files", "resolv.conf"),
-			Hostname:   path.Join(n.podDir(r.Pod), "files", "hostname"),
+			ResolvConf: n.podDir(r.Pod) + "/files/resolv.conf",
+			Hostname:   n.podDir(r.Pod) + "/files/hostname",
 			Shm:        "/dev/shm",
 		}
 		if !r.HostIPC {
@@ -88,7 +88,7 @@ func (b filesBackend) Held(ctx context.Context) ([]backends.Held, error) {
 
 func (n *Node) heldFiles() (held []backends.Held) {
 	for _, pod := range sorted(n.files) {
-		held = append(held, backends.Held{Kind: "files", Pod: pod, Name: path.Join(n.podDir(pod), "files")})
+		held = append(held, backends.Held{Kind: "files", Pod: pod, Name: n.podDir(pod) + "/files"})
 		if n.files[pod].shm {
 			held = append(held, backends.Held{Kind: "mount", Pod: pod, Name: n.shmPath(pod)})
 		}

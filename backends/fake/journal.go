@@ -2,7 +2,6 @@ package fake
 
 import (
 	"context"
-	"path"
 	"slices"
 	"time"
 
@@ -23,9 +22,9 @@ type journalBackend struct{ n *Node }
 
 func (n *Node) recordPath(k backends.Key) string {
 	if k.Container == "" {
-		return path.Join(n.podDir(k.Pod), "record")
+		return n.podDir(k.Pod) + "/record"
 	}
-	return path.Join(n.bundleDir(k), "record")
+	return n.bundleDir(k) + "/record"
 }
 
 // Save replaces the record as a whole, or not at all: it is a rename. Only a

@@ -15,7 +15,7 @@ type pins struct{ net, ipc, uts, user uint64 }
 
 type namespacesBackend struct{ n *Node }
 
-func (n *Node) pinPath(kind, pod string) string { return path.Join(n.conf.Run, "ns", kind, pod) }
+func (n *Node) pinPath(kind, pod string) string { return n.conf.Run + "/ns/" + kind + "/" + pod }
 
 // Pin makes all or, when halved, only the first of the namespaces. Pins that
 // are only partly there are made anew, as nobody has used them.

@@ -2,7 +2,6 @@ package fake
 
 import (
 	"context"
-	"path"
 
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
@@ -17,7 +16,7 @@ type root struct {
 type rootfsBackend struct{ n *Node }
 
 func (n *Node) rootPath(k backends.Key) string {
-	return path.Join(n.podDir(k.Pod), "containers", k.Container, "rootfs")
+	return n.bundleDir(k) + "/rootfs"
 }
 
 // Mount needs the image, and needs it until Unmount: keeping it is the actors'

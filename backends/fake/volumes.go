@@ -18,7 +18,7 @@ type volumes struct {
 type volumesBackend struct{ n *Node }
 
 func (n *Node) volumesPath(k backends.Key) string {
-	return path.Join(n.podDir(k.Pod), "containers", k.Container, "volumes")
+	return n.bundleDir(k) + "/volumes"
 }
 
 // Mount needs the images, and needs them until Unmount: see rootfsBackend.Mount.
