@@ -29,7 +29,7 @@ var libraryHoles = []hole{
 	{
 		cves: []string{"CVE-2024-21626"}, whose: "runc", what: "a descriptor of the node's file system, left open, became the working directory",
 		test:    e2eTest("TestAWorkingDirectoryCannotBeADescriptorOfTheNodes"),
-		mistake: []edit{ours("cmd/troupe-monitor/main.go", "	defer lock.Close()\n", "	defer lock.Close()\n	_, _ = unix.Open(\"/\", unix.O_RDONLY|unix.O_DIRECTORY, 0)\n")},
+		mistake: []edit{ours("cmd/troupe-monitor/main.go", "	m.keeper, m.lockFile, keeper.replace = keeper, lock, m.replaceKeeper\n", "	m.keeper, m.lockFile, keeper.replace = keeper, lock, m.replaceKeeper\n	_, _ = unix.Open(\"/\", unix.O_RDONLY|unix.O_DIRECTORY, 0)\n")},
 		guard: []edit{
 			runc("init_linux.go", "if err := verifyCwd(); err != nil {", "if err := error(nil); err != nil {"),
 			runc("container_linux.go", "if err := utils.CloseExecFrom(3); err != nil {", "if err := error(nil); err != nil {"),
