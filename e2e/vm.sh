@@ -13,6 +13,7 @@
 # rest is named by who wants it, because the emulated guest takes long. Needs
 # root, what `make build tools critest` makes, and shared/vm (VM names another
 # place). The last line has the sums.
+# VM_TESTS is a regular expression: only these tests of the part vm.
 # VM_EXTRA=criu puts CRIU into the guest: without it the tests of checkpoints are skipped. As it
 # rebuilds the guest, give it a cache of its own (VM_CACHE).
 set -euo pipefail
@@ -27,7 +28,7 @@ others=(power e2e cgroups namespaces rootfs bundles stats monitor)
 arguments() {
   case $1 in
     monitor) echo "-test.skip FiftyRuns|TwentyContainers|CappedAt16MiB" ;;
-    vm) echo "-test.skip AReboot" ;;
+    vm) echo "-test.skip AReboot -test.run ${VM_TESTS:-.}" ;;
     before | after) echo "-test.run ^Test${1^}AReboot" ;;
     e2e) echo "-test.run ^Test(ResourcesAreInTheCgroup|AContainerOutOfMemoryIsReportedOOMKilled|PodsSurviveTheDaemonsDeath|AContainerIsResizedInPlace|AResizeThatIsRefused.*|StatsShow.*|ThePodsStats.*|APodInAUserNamespace|AUserNamespaceWith.*|UsersOfAUserNamespace.*|MasksAndReadOnlyPathsHold)$" ;;
     *) ;;
@@ -89,7 +90,7 @@ guest() { # KERNEL [OPTION...] -- PART...
   local options=()
   while [ "$1" != -- ]; do options+=("$1"); shift; done
   shift
-  "$vm/run" "${options[@]}" --share "$PWD" --timeout 3000 -- /bin/bash /project/e2e/vm.sh --inside "$@" 2>&1 |
+  "$vm/run" "${options[@]}" --share "$PWD" --timeout 3000 -- /usr/bin/env VM_TESTS="${VM_TESTS-}" /bin/bash /project/e2e/vm.sh --inside "$@" 2>&1 |
     tee -a "$log" | grep --line-buffered -E '^(== |--- |critest: |(PASS|FAIL|SKIP) .|panic:)' || true
 }
 

@@ -2,6 +2,7 @@ package cni
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/invoke"
@@ -36,7 +37,7 @@ const allDoors = 1 << 20
 
 // GC tells the plugins which pods there are, so that they can free what they
 // hold for others (CNI 1.1; with older configurations there is nothing to
-// tell). A plugin that hangs in an ADD must not hold up the other pods behind
+// tell), and frees addresses that a power cut has left without an owner. A plugin that hangs in an ADD must not hold up the other pods behind
 // a GC that waits for it: GC does not wait.
 func (b *Backend) GC(ctx context.Context, valid func() []string) error {
 	n, err := b.source.network()
@@ -45,6 +46,9 @@ func (b *Backend) GC(ctx context.Context, valid func() []string) error {
 	}
 	if err != nil {
 		return err
+	}
+	if err := b.dropTornLeases(n.list); err != nil {
+		return fmt.Errorf("torn leases of network %q: %w", n.list.Name, err)
 	}
 	if knows, err := version.GreaterThanOrEqualTo(n.list.CNIVersion, "1.1.0"); err != nil || !knows {
 		return nil

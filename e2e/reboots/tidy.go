@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"regexp"
 	"strings"
 	"sync"
@@ -127,6 +128,10 @@ func leftovers() (left []string, err error) {
 				bad = someID.MatchString(item)
 			case "link":
 				bad = item != "lo" && item != "eth0"
+			}
+			if bad && kind == "address" { // whose it is says what was forgotten
+				owner, err := os.ReadFile(item)
+				item = fmt.Sprintf("%s of %q (%v)", item, owner, err)
 			}
 			if bad {
 				left = append(left, kind+" "+item)
