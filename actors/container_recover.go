@@ -83,16 +83,22 @@ func (c *container) adopt(m adoptContainer) {
 	c.conf, c.plan, c.walk.Done = m.rec.Config, m.rec.Plan, slices.Clip(m.rec.Done)
 	c.plan.pod = m.pod
 	c.process, c.reason, c.message = m.rec.Process, m.rec.Reason, m.rec.Message
+	// This daemon has shown it before: then an actor panicked, this one or its pod's.
+	_, again := c.env.Index.container(c.id)
 	switch m.rec.State {
 	case messages.ContainerCreating: // its caller is gone; a retry starts afresh
 		c.first = messages.Errorf(messages.Unavailable, "the daemon ended while container %s was created", c.plan.Config.GetMetadata().GetName())
 		c.become(messages.ContainerCreating)
 		c.unwind(onRemove, true)
 	case messages.ContainerExited:
+		c.telling = again
 		c.become(messages.ContainerExited)
+		c.tellStoppedAgain(again)
 		c.afterExit() // somebody may have asked for it meanwhile
 	case messages.ContainerRemoving:
+		c.telling = again
 		c.become(messages.ContainerRemoving)
+		c.tellStoppedAgain(again)
 		c.stopping.answer(c.env, messages.None{}, nil)
 		c.unwind(onRemove, false)
 	default:

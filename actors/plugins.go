@@ -80,6 +80,14 @@ func (c *container) tellStopped() {
 	})
 }
 
+// tellStoppedAgain is for an exit whose telling an instance before this one may not
+// have come to. Plugins are told of it once all the same.
+func (c *container) tellStoppedAgain(again bool) {
+	if again {
+		c.tellStopped()
+	}
+}
+
 // takeAdjusted makes the resources that plugins gave a new container its own:
 // a later update changes what is in force, and that is what is shown.
 func (c *container) takeAdjusted() {

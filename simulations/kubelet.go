@@ -130,17 +130,26 @@ const usualLimit = 2 * time.Minute
 func (k *pod) life() {
 	w, p := k.w, k.p
 	p.sleep(w.between(0, w.spread()))
-	w.insist(p, 10*time.Minute, func() any { return messages.PullImage{Ref: k.image()} })
-	for _, m := range k.mounts() {
-		if ref := m.GetImage().GetImage(); ref != "" {
-			w.insist(p, 10*time.Minute, func() any { return messages.PullImage{Ref: ref} })
-		}
-	}
+	k.pull()
 	k.run()
 	for c := range 1 + w.rng.IntN(2) {
 		k.container(fmt.Sprintf("c%d", c))
 	}
 	k.end()
+}
+
+// pull makes sure of the pod's images. One that is there may go: damaged, it is put
+// aside until somebody pulls it again.
+func (k *pod) pull() {
+	refs := []string{k.image()}
+	for _, m := range k.mounts() {
+		if ref := m.GetImage().GetImage(); ref != "" {
+			refs = append(refs, ref)
+		}
+	}
+	for _, ref := range refs {
+		k.w.insist(k.p, 10*time.Minute, func() any { return messages.PullImage{Ref: ref} })
+	}
 }
 
 func (k *pod) image() string { return fmt.Sprintf("registry.local/app-%d:1", k.n%5) }
@@ -246,8 +255,11 @@ func (k *pod) create(name string, attempt uint32) (string, bool) {
 			if s, e := k.w.life.env.Index.Pod(k.id); e != nil || s.State != messages.PodReady {
 				return "", false
 			}
-			if kind == messages.Exists {
+			switch kind {
+			case messages.Exists:
 				attempt += 100
+			case messages.NotFound:
+				k.pull()
 			}
 		}
 		k.p.sleep(k.w.between(100*time.Millisecond, 2*time.Second))
