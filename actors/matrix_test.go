@@ -74,6 +74,7 @@ func (g *gate) After(_ context.Context, c fake.Call) error {
 	}
 	return g.fail(c, true)
 }
+
 func (*gate) Wait(ctx context.Context, w *fake.Waiter) error {
 	woken := make(chan struct{}, 1)
 	w.OnWake(func() {

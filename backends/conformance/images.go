@@ -320,8 +320,8 @@ func imageFailures(t *testing.T, h ImagesHarness) {
 	for ref, want := range map[string]messages.Kind{
 		repo + ":no-such-tag":                       messages.NotFound,
 		repo + "@sha256:" + strings.Repeat("0", 64): messages.NotFound,
-		"Not A Name":  messages.Invalid,
-		h.Unreachable: messages.RegistryUnavailable,
+		"Not A Name":                                messages.Invalid,
+		h.Unreachable:                               messages.RegistryUnavailable,
 	} {
 		_, err := h.Images.Resolve(context30s(t), backends.PullRequest{Ref: ref})
 		if err == nil || messages.KindOf(err) != want {

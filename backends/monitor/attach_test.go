@@ -38,8 +38,10 @@ func TestAttachSpeaksToTheContainersOwnProcess(t *testing.T) {
 	r.Stdin = true
 	n.run(r)
 	one, two := n.attach(r), n.attach(r)
-	fmt.Fprintln(one.typed, "a")
-	n.eventually("both see it", func() bool { return one.out.has("got a\n")() && two.out.has("got a\n")() && two.err.has("bad a\n")() })
+	n.eventually("both see it", func() bool { // once they are attached, which nobody tells
+		fmt.Fprintln(one.typed, "a")
+		return one.out.has("got a\n")() && two.out.has("got a\n")() && two.err.has("bad a\n")()
+	})
 	close(one.gone)
 	<-one.ended
 	fmt.Fprintln(two.typed, "b")

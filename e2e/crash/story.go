@@ -39,7 +39,6 @@ type story struct {
 type held struct {
 	id      string
 	attempt uint32
-	status  *runtime.ContainerStatus
 }
 
 // slow is from when on a step of a story is told of.

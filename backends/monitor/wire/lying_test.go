@@ -175,7 +175,8 @@ var lies = []func(l *liar, nc *net.UnixConn, f wire.Frame) bool{
 	func(l *liar, nc *net.UnixConn, f wire.Frame) bool { return l.say(nc, wire.Frame{ID: f.ID}, 0) },
 	func(l *liar, nc *net.UnixConn, f wire.Frame) bool { return l.say(nc, wire.Frame{ID: f.ID + 1}, 0) },
 	func(l *liar, nc *net.UnixConn, f wire.Frame) bool {
-		return l.say(nc, wire.Frame{ID: f.ID}, 0) && l.say(nc, wire.Frame{ID: f.ID}, 0) // twice
+		first := l.say(nc, wire.Frame{ID: f.ID}, 0)
+		return l.say(nc, wire.Frame{ID: f.ID}, 0) && first // twice
 	},
 	func(l *liar, nc *net.UnixConn, f wire.Frame) bool {
 		return say(nc, wire.Frame{ID: f.ID, Err: &wire.Error{Kind: string(l.body), Text: string(l.body)}}, nil, 0)
