@@ -62,7 +62,7 @@ func TestExecOutputIsCappedAt16MiB(t *testing.T) {
 func TestAnExecThatTakesTooLongIsKilledWithItsChildren(t *testing.T) {
 	n := newNode(t)
 	r := sleeper(n)
-	req := execRequest(r, `sleep 2001 & (sleep 2002 &); setsid sleep 2003 & sleep 2004`)
+	req := execRequest(r, `sleep 9872001 & (sleep 9872002 &); setsid sleep 9872003 & sleep 9872004`)
 	req.Timeout = 500 * time.Millisecond
 	began := time.Now()
 	_, err := n.Exec(n.ctx(), req)
@@ -70,12 +70,12 @@ func TestAnExecThatTakesTooLongIsKilledWithItsChildren(t *testing.T) {
 	if took := time.Since(began); took > 2*time.Second*slowness() {
 		t.Errorf("took %v", took)
 	}
-	n.eventually("nothing of it is left", func() bool { return running("sleep\x00200") == 0 })
+	n.eventually("nothing of it is left", func() bool { return running("sleep\x00987200") == 0 })
 	ctx, cancel := context.WithTimeout(n.ctx(), 300*time.Millisecond)
 	defer cancel()
-	_, err = n.Exec(ctx, execRequest(r, `sleep 2005`))
+	_, err = n.Exec(ctx, execRequest(r, `sleep 9872005`))
 	wantKind(t, err, messages.Deadline, "")
-	n.eventually("what nobody waits for is killed", func() bool { return running("sleep\x002005") == 0 })
+	n.eventually("what nobody waits for is killed", func() bool { return running("sleep\x009872005") == 0 })
 }
 
 func TestAnExecDoesNotWaitForWhoHoldsItsPipes(t *testing.T) {
