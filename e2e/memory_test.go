@@ -40,12 +40,9 @@ func TestADaemonThatGetsNoMemoryLosesNothing(t *testing.T) {
 		ok(t, os.WriteFile(filepath.Join(cgroup, "memory.limit_in_bytes"), fmt.Appendf(nil, "%dK", kib), 0))
 		move(cgroup)
 		step, err := n.lifeUnderLimit(t)
-		died := n.daemon.Died()
 		move(hierarchy)
-		if died {
+		if n.backAgain(t) {
 			deaths++
-			_ = n.daemon.Kill() // its status is still to be taken
-			ok(t, n.daemon.Start(t.Context()))
 		}
 		if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err != nil {
 			t.Fatalf("%d KiB: a container did not survive: %v", kib, err)
@@ -65,7 +62,20 @@ func TestADaemonThatGetsNoMemoryLosesNothing(t *testing.T) {
 	}
 	t.Logf("%d refusals, of which the daemon died in %d", refusals, deaths)
 	equal(t, "the container's pid", c.pid(t), pid)
-	if _, err := n.cri.Runtime.Version(t.Context(), &runtime.VersionRequest{}); err != nil {
-		t.Error(err)
-	}
+}
+
+// backAgain waits until the daemon serves, starting it when it has died, and says
+// whether it had. A kill may come a moment after its connections have ended.
+func (n *node) backAgain(t *testing.T) (died bool) {
+	t.Helper()
+	eventually(t, "the daemon serves", func() bool {
+		if n.daemon.Died() {
+			died = true
+			_ = n.daemon.Kill() // its status is still to be taken
+			ok(t, n.daemon.Start(t.Context()))
+		}
+		_, err := n.cri.Runtime.Version(t.Context(), &runtime.VersionRequest{})
+		return err == nil
+	})
+	return died
 }
