@@ -91,14 +91,10 @@ func (c *container) adopt(m adoptContainer) {
 		c.become(messages.ContainerCreating)
 		c.unwind(onRemove, true)
 	case messages.ContainerExited:
-		c.telling = again
-		c.become(messages.ContainerExited)
-		c.tellStoppedAgain(again)
+		c.backEnded(messages.ContainerExited, again)
 		c.afterExit() // somebody may have asked for it meanwhile
 	case messages.ContainerRemoving:
-		c.telling = again
-		c.become(messages.ContainerRemoving)
-		c.tellStoppedAgain(again)
+		c.backEnded(messages.ContainerRemoving, again)
 		c.stopping.answer(c.env, messages.None{}, nil)
 		c.unwind(onRemove, false)
 	default:

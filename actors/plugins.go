@@ -80,9 +80,11 @@ func (c *container) tellStopped() {
 	})
 }
 
-// tellStoppedAgain is for an exit whose telling an instance before this one may not
-// have come to. Plugins are told of it once all the same.
-func (c *container) tellStoppedAgain(again bool) {
+// backEnded takes up a container that has ended. The telling of it an instance
+// before this one may not have come to; plugins are told once all the same.
+func (c *container) backEnded(state messages.ContainerState, again bool) {
+	c.telling = again // before the pod can hear of it
+	c.become(state)
 	if again {
 		c.tellStopped()
 	}

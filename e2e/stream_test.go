@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/troupe-run/troupe/backends/testlog"
 	"github.com/troupe-run/troupe/e2e/harness"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -27,22 +28,7 @@ import (
 var transports = []string{"spdy", "websocket"}
 
 // screen is what a client of a session sees; a test reads it meanwhile.
-type screen struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (s *screen) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.buf.Write(p)
-}
-
-func (s *screen) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.buf.String()
-}
+type screen struct{ testlog.Log }
 
 func (s *screen) shows(text string) func() bool {
 	return func() bool { return strings.Contains(s.String(), text) }

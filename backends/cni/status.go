@@ -37,8 +37,9 @@ const allDoors = 1 << 20
 
 // GC tells the plugins which pods there are, so that they can free what they
 // hold for others (CNI 1.1; with older configurations there is nothing to
-// tell), and frees addresses that a power cut has left without an owner. A plugin that hangs in an ADD must not hold up the other pods behind
-// a GC that waits for it: GC does not wait.
+// tell), and frees addresses that a power cut has left without an owner. A plugin
+// that hangs in an ADD must not hold up the other pods behind a GC that waits for
+// it: GC does not wait.
 func (b *Backend) GC(ctx context.Context, valid func() []string) error {
 	n, err := b.source.network()
 	if messages.KindOf(err) == messages.Unavailable && err != nil {

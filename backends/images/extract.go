@@ -203,8 +203,7 @@ func (x *extractor) file(name string, h *tar.Header, entry []byte) error {
 }
 
 // foreign and otherMode say what is to be changed of a new file: nothing, of
-// most. To ask takes a tenth of what a change does, which goes into the file
-// system's journal. A set-user-ID bit, which a change of owner takes away, is
+// most, and each change goes into the file system's journal. A set-user-ID bit, which a change of owner takes away, is
 // never there before the mode is set.
 func foreign(made *unix.Stat_t, h *tar.Header) bool {
 	return int(made.Uid) != h.Uid || int(made.Gid) != h.Gid

@@ -15,26 +15,12 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/troupe-run/troupe/backends"
+	"github.com/troupe-run/troupe/backends/testlog"
 	"github.com/troupe-run/troupe/messages"
 )
 
 // screen is a client's stdout that a test reads while it is written.
-type screen struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (s *screen) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.buf.Write(p)
-}
-
-func (s *screen) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.buf.String()
-}
+type screen struct{ testlog.Log }
 
 func (s *screen) has(text string) func() bool {
 	return func() bool { return strings.Contains(s.String(), text) }
