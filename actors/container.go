@@ -115,7 +115,6 @@ func (c *container) Receive(ctx actor.Context) {
 	case *actor.Stopping, *actor.Restarting:
 		c.handled(m)
 		settle(c.env, c.self, c)
-		c.updates, c.postponed = nil, nil // they are answered
 	case adoptContainer:
 		c.adopt(m)
 	case noRecord:
@@ -158,11 +157,8 @@ func (c *container) Receive(ctx actor.Context) {
 }
 
 func (c *container) debts() []*waiters {
-	held := waiting(c.postponed)
-	for i := range c.updates {
-		held = append(held, c.updates[i].caller...)
-	}
-	return []*waiters{&c.creating, &c.starting, &c.stopping, &c.removing, &c.reopening, &held}
+	return slices.Concat([]*waiters{&c.creating, &c.starting, &c.stopping, &c.removing, &c.reopening},
+		callersOf(c.postponed, (*postponed).callers), callersOf(c.updates, (*update).callers))
 }
 
 // become is the only place that changes the state; see sandbox.become.
@@ -376,14 +372,14 @@ func (c *container) postpone(sender *actor.PID, m any) bool {
 	if !request || takes {
 		return false
 	}
-	c.postponed = append(c.postponed, postponed{sender, m})
+	c.postponed = append(c.postponed, later(sender, m))
 	return true
 }
 
 // resume deals with what was postponed.
 func (c *container) resume() {
 	for _, p := range c.postponed {
-		c.env.System.Root.RequestWithCustomSender(c.self, p.m, p.sender)
+		c.env.System.Root.RequestWithCustomSender(c.self, p.m, p.sender())
 	}
 	c.postponed = nil
 }

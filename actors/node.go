@@ -31,11 +31,6 @@ type journalled struct {
 	damaged bool
 }
 
-type postponed struct {
-	sender *actor.PID
-	m      any
-}
-
 // NewNode is the root of the tree. ready is called when the journal has been
 // read and every pod in it is listed, or with the error that keeps the daemon
 // from starting; after a panic of this actor, again. It must not block.
@@ -76,7 +71,7 @@ func (n *node) Receive(ctx actor.Context) {
 			return
 		}
 		if !n.loaded {
-			n.waiting = append(n.waiting, postponed{ctx.Sender(), m})
+			n.waiting = append(n.waiting, later(ctx.Sender(), m))
 			return
 		}
 		n.route(ctx, ctx.Sender(), m)
@@ -176,7 +171,7 @@ func (n *node) load(ctx actor.Context, found journalled) {
 	n.loaded = true
 	n.publish("ready")
 	for _, p := range n.waiting {
-		n.route(ctx, p.sender, p.m)
+		n.route(ctx, p.sender(), p.m)
 	}
 	n.waiting = nil
 }
@@ -273,11 +268,7 @@ func (n *node) onGone(ctx actor.Context, m podGone) {
 func (n *node) Revives(string) bool { return true }
 
 func (n *node) debts() []*waiters {
-	held := waiting(n.waiting)
-	for _, w := range n.restoring {
-		held = append(held, *w...)
-	}
-	return []*waiters{&held}
+	return append(callersOf(n.waiting, (*postponed).callers), n.restoring...)
 }
 
 // unexpected answers what a state does not know: the library would drop it.

@@ -172,14 +172,9 @@ func (s *sandbox) Receive(ctx actor.Context) {
 }
 
 func (s *sandbox) debts() []*waiters {
-	held := waiting(s.postponed)
-	for i := range s.updates {
-		held = append(held, s.updates[i].caller...)
-	}
-	for _, c := range s.captures {
-		held = append(held, c.caller...)
-	}
-	return []*waiters{&s.running, &s.stopping, &s.removing, &held}
+	return slices.Concat([]*waiters{&s.running, &s.stopping, &s.removing},
+		callersOf(s.postponed, (*postponed).callers), callersOf(s.updates, (*podUpdate).callers),
+		callersOf(s.captures, func(c **capture) *waiters { return &(*c).caller }))
 }
 
 // become is the only place that changes the state. It checks the edge against
@@ -275,7 +270,7 @@ func (s *sandbox) recordNow() podRecord {
 // the pod has gone goes back to the node, which by then has unlinked the pod.
 func (s *sandbox) putOff(sender *actor.PID, m any) {
 	if !s.over {
-		s.postponed = append(s.postponed, postponed{sender, m})
+		s.postponed = append(s.postponed, later(sender, m))
 		return
 	}
 	if f, ok := m.(forContainer); ok {

@@ -34,7 +34,7 @@ func (s *sandbox) recover(ctx actor.Context, m adopt) {
 		s.resume(d.value.(found), spawn)
 		s.recovering = false
 		for _, p := range s.postponed {
-			s.env.System.Root.RequestWithCustomSender(s.self, p.m, p.sender)
+			s.env.System.Root.RequestWithCustomSender(s.self, p.m, p.sender())
 		}
 		s.postponed = nil
 	})

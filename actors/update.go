@@ -46,6 +46,8 @@ type updated struct {
 	state     messages.ContainerState // when it began
 }
 
+func (u *update) callers() *waiters { return &u.caller }
+
 const (
 	stepUpdate   = "update"
 	stepTakeBack = "take update back"

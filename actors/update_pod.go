@@ -18,6 +18,8 @@ type podUpdate struct {
 	req    messages.UpdatePod
 }
 
+func (u *podUpdate) callers() *waiters { return &u.caller }
+
 // onUpdate takes down what a pod's resources are now. The kubelet asks for it
 // when it has changed the pod's cgroup itself (cri-api); a cgroup of ours, of a
 // pod that came without one, is limited here.

@@ -10,7 +10,9 @@ import (
 // debtor is an actor that owes answers. When an instance ends before it could
 // give them (a panic, the end of the daemon), it says so to everybody who
 // waits: nobody waits for what will never come. The request itself may have
-// had its effect; whoever asks again joins it.
+// had its effect; whoever asks again joins it. The waiters are the actor's own,
+// not copies: an instance that is told to restart and then to stop settles
+// twice, and whoever was answered must be forgotten.
 type debtor interface{ debts() []*waiters }
 
 // Owes says whether an actor will answer sender itself when it ends; the
@@ -54,14 +56,35 @@ func (w *waiters) join(sender *actor.PID) {
 	}
 }
 
-// waiting are the senders of requests that are kept.
-func waiting(kept []postponed) waiters {
-	var w waiters
-	for _, p := range kept {
-		w.join(p.sender)
-	}
-	return w
+// postponed is a request that is kept for later.
+type postponed struct {
+	caller waiters
+	m      any
 }
+
+func later(sender *actor.PID, m any) postponed {
+	p := postponed{m: m}
+	p.caller.join(sender)
+	return p
+}
+
+// sender is nil if it was answered meanwhile.
+func (p *postponed) sender() *actor.PID {
+	if len(p.caller) == 0 {
+		return nil
+	}
+	return p.caller[0]
+}
+
+// callersOf are those who wait for the requests in a list.
+func callersOf[T any](list []T, caller func(*T) *waiters) (all []*waiters) {
+	for i := range list {
+		all = append(all, caller(&list[i]))
+	}
+	return all
+}
+
+func (p *postponed) callers() *waiters { return &p.caller }
 
 // answer replies to all and forgets them.
 func (w *waiters) answer(env *Env, value any, err error) {
