@@ -32,7 +32,8 @@ var mayImport = map[string][]string{
 	"backends/checkpoints": {"messages", "backends"},
 	"backends/cni":         {"messages", "backends"},
 	"backends/files":       {"messages", "backends"},
-	"backends/images":      {"messages", "backends"},
+	"backends/gate":        {},
+	"backends/images":      {"messages", "backends", "backends/gate"},
 	"backends/journal":     {"messages", "backends"},
 	"backends/monitor":     {"messages", "backends"},
 	"backends/namespaces":  {"messages", "backends"},
@@ -41,7 +42,7 @@ var mayImport = map[string][]string{
 	"backends/stats":       {"messages"},
 	"backends/testlog":     {}, // for tests
 	"actors":               {"messages", "backends"},
-	"supervisor":           {"messages", "backends", "actors"},
+	"supervisor":           {"messages", "backends", "backends/gate", "actors"},
 	"cri":                  {"messages", "messages/debugv1"},
 	"simulations":          {"messages", "backends", "backends/fake", "actors", "supervisor"},
 	"cmd/troupe": {

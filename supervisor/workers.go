@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/troupe-run/troupe/actors"
+	"github.com/troupe-run/troupe/backends/gate"
 )
 
 // Limits is how many jobs of each lane run at once.
@@ -47,7 +48,7 @@ func lends(l actors.Lane) bool {
 // workers runs jobs on goroutines: those of one key in order, those of one
 // lane at most so many at once, the highest rank first.
 type workers struct {
-	lanes map[actors.Lane]*gate
+	lanes map[actors.Lane]*gate.Gate
 	ctx   context.Context // ends at shutdown
 
 	mu     sync.Mutex
@@ -62,8 +63,8 @@ type job struct {
 	cancel context.CancelFunc
 
 	mu    sync.Mutex
-	place *gate // that it is in
-	idle  bool  // and has lent its place to others
+	place *gate.Gate // that it is in
+	idle  bool       // and has lent its place to others
 }
 
 // Cancel implements actors.Work.
@@ -77,13 +78,13 @@ func (j *job) Idle(idle bool) {
 		return
 	}
 	if j.idle = idle; idle {
-		j.place.leave()
+		j.place.Leave()
 	} else {
-		j.place.force()
+		j.place.Force()
 	}
 }
 
-func (j *job) entered(g *gate) {
+func (j *job) entered(g *gate.Gate) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.place = g
@@ -93,7 +94,7 @@ func (j *job) left() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.place != nil && !j.idle {
-		j.place.leave()
+		j.place.Leave()
 	}
 	j.place = nil
 }
@@ -101,10 +102,10 @@ func (j *job) left() {
 func newWorkers(ctx context.Context, l Limits) *workers {
 	return &workers{
 		ctx: ctx, queues: map[string][]*job{},
-		lanes: map[actors.Lane]*gate{
-			actors.LaneStart: newGate(l.Start), actors.LaneNet: newGate(l.Start), actors.LaneStop: newGate(l.Stop), actors.LaneProbe: newGate(l.Probe),
-			actors.LaneImage: newGate(l.Image), actors.LaneLayer: newGate(l.Layer),
-			actors.LaneRead: newGate(l.Read), actors.LaneWalk: newGate(Walks),
+		lanes: map[actors.Lane]*gate.Gate{
+			actors.LaneStart: gate.New(l.Start), actors.LaneNet: gate.New(l.Start), actors.LaneStop: gate.New(l.Stop), actors.LaneProbe: gate.New(l.Probe),
+			actors.LaneImage: gate.New(l.Image), actors.LaneLayer: gate.New(l.Layer),
+			actors.LaneRead: gate.New(l.Read), actors.LaneWalk: gate.New(Walks),
 		},
 	}
 }
@@ -150,7 +151,7 @@ func (w *workers) drain(key string) {
 // code to see that its context has ended, and its outcome must come.
 func (w *workers) run(j *job) {
 	defer j.cancel()
-	if lane, bounded := w.lanes[j.Lane]; bounded && lane.enter(j.ctx, j.Rank) == nil {
+	if lane, bounded := w.lanes[j.Lane]; bounded && lane.Enter(j.ctx, j.Rank) == nil {
 		j.entered(lane)
 		defer j.left()
 		if lends(j.Lane) {

@@ -88,7 +88,7 @@ func TestAnIdleJobLendsItsPlaceAndTheLaneIsAsWideAsBeforeInTheEnd(t *testing.T) 
 		close(endD)
 		synctest.Wait()
 		a.Idle(false) // it has ended
-		if free := w.lanes[actors.LaneLayer].free; free != 1 {
+		if free := w.lanes[actors.LaneLayer].Free(); free != 1 {
 			t.Errorf("%d places are free at the end", free)
 		}
 	})
@@ -115,7 +115,7 @@ func TestAStepThatHangsLendsItsPlaceInTheLane(t *testing.T) {
 		}
 		close(hang)
 		synctest.Wait()
-		if free := w.lanes[actors.LaneStart].free; free != 1 || len(ended) != 3 {
+		if free := w.lanes[actors.LaneStart].Free(); free != 1 || len(ended) != 3 {
 			t.Errorf("%d places are free at the end, ended: %v", free, ended)
 		}
 	})

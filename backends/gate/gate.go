@@ -1,4 +1,5 @@
-package supervisor
+// Package gate bounds how many do something at once, and says who is next.
+package gate
 
 import (
 	"container/heap"
@@ -6,9 +7,9 @@ import (
 	"sync"
 )
 
-// gate lets a number of jobs in at a time. Of those that wait the one with the
+// Gate lets a number of jobs in at a time. Of those that wait the one with the
 // highest rank goes first, among equals the one that came first.
-type gate struct {
+type Gate struct {
 	mu      sync.Mutex
 	free    int64 // below 0: more are in than there are places
 	waiting ranked
@@ -22,10 +23,11 @@ type ticket struct {
 	gone bool          // its owner waits no more
 }
 
-func newGate(places int64) *gate { return &gate{free: places} }
+// New makes a gate with so many places, all free.
+func New(places int64) *Gate { return &Gate{free: places} }
 
-// enter waits for a place, which leave gives back, or for the end of ctx.
-func (g *gate) enter(ctx context.Context, rank int64) error {
+// Enter waits for a place, which Leave gives back, or for the end of ctx.
+func (g *Gate) Enter(ctx context.Context, rank int64) error {
 	g.mu.Lock()
 	if ctx.Err() == nil && g.free > 0 {
 		g.free--
@@ -52,8 +54,8 @@ func (g *gate) enter(ctx context.Context, rank int64) error {
 	}
 }
 
-// leave gives the place to the next, unless more are in than there are places.
-func (g *gate) leave() {
+// Leave gives the place to the next, unless more are in than there are places.
+func (g *Gate) Leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.free++
@@ -65,11 +67,18 @@ func (g *gate) leave() {
 	}
 }
 
-// force takes a place although there may be none.
-func (g *gate) force() {
+// Force takes a place although there may be none.
+func (g *Gate) Force() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.free--
+}
+
+// Free says how many places are free; below 0, how many too many are in.
+func (g *Gate) Free() int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.free
 }
 
 // ranked is a heap (container/heap) of those who wait.

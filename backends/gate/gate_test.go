@@ -1,4 +1,4 @@
-package supervisor
+package gate
 
 import (
 	"context"
@@ -9,21 +9,21 @@ import (
 
 func TestOfThoseThatWaitTheHighestRankGoesFirstAndThenTheOldest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g, order := newGate(1), []string{}
-		if err := g.enter(t.Context(), 0); err != nil {
+		g, order := New(1), []string{}
+		if err := g.Enter(t.Context(), 0); err != nil {
 			t.Fatal(err)
 		}
 		impatient, leave := context.WithCancel(t.Context())
 		var failed error
-		go func() { failed = g.enter(impatient, 9) }()
+		go func() { failed = g.Enter(impatient, 9) }()
 		for i, rank := range []int64{2, 5, 2, 7, 0} {
 			synctest.Wait()
 			go func() {
-				if err := g.enter(t.Context(), rank); err != nil {
+				if err := g.Enter(t.Context(), rank); err != nil {
 					t.Error(err)
 				}
 				order = append(order, fmt.Sprint(rank, "#", i))
-				g.leave()
+				g.Leave()
 			}()
 		}
 		synctest.Wait()
@@ -32,7 +32,7 @@ func TestOfThoseThatWaitTheHighestRankGoesFirstAndThenTheOldest(t *testing.T) {
 		if failed == nil || len(order) != 0 {
 			t.Errorf("who left got %v; in are %v", failed, order)
 		}
-		g.leave()
+		g.Leave()
 		synctest.Wait()
 		if got := fmt.Sprint(order); got != "[7#3 5#1 2#0 2#2 0#4]" {
 			t.Errorf("they went in the order %s", got)

@@ -140,7 +140,7 @@ func isUseless(err error) bool {
 // fails.
 func (s *Store) unpackBlob(ctx context.Context, l backends.Layer, blob *blobFile, m *meter) (*stagedLayer, error) {
 	for fast := useFilter(l.Size); ; fast = false {
-		bytes := blob.follow(&slot{ctx: ctx, cores: s.cores})
+		bytes := blob.follow(&slot{ctx: ctx, cores: s.cores, size: l.Size})
 		st, err := s.unpackTry(ctx, l, bytes, m, fast)
 		if err == nil || ctx.Err() != nil || isFull(err) || isRefused(err) {
 			return st, err

@@ -19,10 +19,10 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/backends/conformance"
+	"github.com/troupe-run/troupe/backends/gate"
 	"go.podman.io/image/v5/docker"
 	"go.podman.io/image/v5/docker/reference"
 	"go.podman.io/storage/pkg/chunked/compressor"
-	"golang.org/x/sync/semaphore"
 )
 
 // blobServer serves one blob and counts what it sends.
@@ -201,7 +201,7 @@ func TestRegistriesThatStandStillKeepNobodyFromUnpacking(t *testing.T) {
 	reg, f, _ := layerFront(t)
 	reg.push(t, spec{repo: "b", tag: "v", layers: []packed{layerOf(t, "b", "gzip")}})
 	s := open(t, reg, nil)
-	s.cores = semaphore.NewWeighted(1)
+	s.cores = gate.New(1)
 	m, err := s.Resolve(context.Background(), ask(f.addr+"/a:v"))
 	ok(t, err)
 	f.answer(hang)
@@ -225,7 +225,9 @@ func TestRegistriesThatStandStillKeepNobodyFromUnpacking(t *testing.T) {
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("the one that stands still ended with %v", err)
 	}
-	if !s.cores.TryAcquire(1) {
+	given, late := context.WithTimeout(context.Background(), time.Second)
+	defer late()
+	if err := s.cores.Enter(given, 0); err != nil {
 		t.Error("its slot was not given back")
 	}
 }

@@ -4,22 +4,25 @@ import (
 	"context"
 	"sync"
 
-	"golang.org/x/sync/semaphore"
+	"github.com/troupe-run/troupe/backends/gate"
 )
 
 // slot is one of the node's places for unpacking, as many as it has cores. A
 // layer holds it only while it has something to unpack: two registries that
-// stand still must not keep all others from it.
+// stand still must not keep all others from it. Of those that wait the biggest
+// goes first: several pulls may wait for a base they share, and what one of
+// them has besides is unpacked meanwhile, not before.
 type slot struct {
 	ctx   context.Context
-	cores *semaphore.Weighted
+	cores *gate.Gate
+	size  int64 // bytes of the layer
 
 	mu   sync.Mutex
 	held bool
 }
 
 func (p *slot) enter() error {
-	if err := p.cores.Acquire(p.ctx, 1); err != nil {
+	if err := p.cores.Enter(p.ctx, p.size); err != nil {
 		return err
 	}
 	p.mu.Lock()
@@ -34,6 +37,6 @@ func (p *slot) leave() {
 	defer p.mu.Unlock()
 	if p.held {
 		p.held = false
-		p.cores.Release(1)
+		p.cores.Leave()
 	}
 }

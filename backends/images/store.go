@@ -28,10 +28,10 @@ import (
 	"time"
 
 	"github.com/troupe-run/troupe/backends"
+	"github.com/troupe-run/troupe/backends/gate"
 	"github.com/troupe-run/troupe/messages"
 	"go.podman.io/storage"
 	"go.podman.io/storage/pkg/reexec"
-	"golang.org/x/sync/semaphore"
 )
 
 // Config says where images are kept and how registries are met. The options
@@ -87,7 +87,7 @@ type Store struct {
 	layerLocks keyed // by layer id: one unpack at a time
 	layers     *holds
 	artifacts  artifacts
-	cores      *semaphore.Weighted // who unpacks
+	cores      *gate.Gate // who unpacks
 	syncs      syncs
 	space      ledger
 	behind     sync.WaitGroup // what Close waits for
@@ -128,7 +128,7 @@ func New(cfg Config) (*Store, error) {
 		cfg: cfg, log: cfg.Log, resolveLimit: resolveLimit,
 		facts: map[string]facts{}, unlisted: map[string]string{}, files: map[string]inodes{}, staged: map[string]*stagedLayer{}, layers: newHolds(),
 	}
-	s.cores = semaphore.NewWeighted(int64(max(2, runtime.NumCPU())))
+	s.cores = gate.New(int64(max(2, runtime.NumCPU())))
 	r, err := rulesOf(cfg)
 	if err != nil {
 		return nil, err
