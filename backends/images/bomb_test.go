@@ -116,7 +116,7 @@ func TestAMillionTinyFilesAreUnpacked(t *testing.T) {
 	budget, err := newUnpackBudget(dir)
 	ok(t, err)
 	defer budget.Close()
-	_, err = unpack(inspect(bufio.NewReaderSize(read, 1<<20), budget.spend), dir, io.Discard, nil)
+	_, err = unpack(inspect(bufio.NewReaderSize(read, 1<<20), io.Discard, budget.spend), dir, nil)
 	ok(t, err)
 	made := 0
 	ok(t, filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {

@@ -28,7 +28,6 @@ type survey struct {
 	metadata bool // compare owners, modes and attributes
 	names    map[uint64]struct{}
 	seed     maphash.Seed
-	sparse   bool // there is a sparse file
 	cut      bool // the headers could not all be read: what else is there is not known
 }
 
@@ -39,7 +38,6 @@ func newSurvey(root int, metadata bool) *survey {
 // look compares one header with the file made from it. The times are not
 // compared: tools that share files between layers change them.
 func (v *survey) look(h *tar.Header) error {
-	v.sparse = v.sparse || h.Typeflag == tar.TypeGNUSparse || hasKey(h, "GNU.sparse.")
 	name := path.Clean("/" + h.Name)[1:]
 	if h.Typeflag == tar.TypeXGlobalHeader || name == "" {
 		return nil

@@ -95,7 +95,7 @@ func (x *extractor) run() error {
 		if header.Typeflag != tar.TypeReg {
 			x.pad = 0
 		}
-		if header.Typeflag == tar.TypeGNUSparse || hasKey(header, "GNU.sparse.") {
+		if isSparse(header) {
 			// The library reads it, and what follows, from where its header began.
 			err = archive.Unpack(io.MultiReader(bytes.NewReader(bytes.Clone(entry)), x.rest()), "/", unpackOptions)
 			return errors.Join(err, x.setTimes())

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/klauspost/compress/gzip"
 	"github.com/opencontainers/go-digest"
 	"github.com/troupe-run/troupe/backends"
 	"github.com/troupe-run/troupe/messages"
@@ -202,7 +203,14 @@ func (s *Store) unpackStream(l backends.Layer, plain io.Reader, m *meter) (_ *st
 		return nil, err
 	}
 	defer budget.Close()
-	got, err := unpack(inspect(plain, budget.spend), filepath.Join(dir, stagedFiles), split, m.unpacked)
+	headers, err := gzip.NewWriterLevel(split, gzip.BestSpeed)
+	if err != nil {
+		return nil, err
+	}
+	got, err := unpack(inspect(plain, headers, budget.spend), filepath.Join(dir, stagedFiles), m.unpacked)
+	if err == nil {
+		err = headers.Close()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("unpacking: %w", err)
 	}

@@ -3,7 +3,6 @@ package images
 import (
 	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
 	"io"
@@ -173,14 +172,14 @@ func FuzzLayer(f *testing.F) {
 		ok(t, os.WriteFile(canary, []byte("untouched"), 0o640))
 		ok(t, os.Chtimes(canary, time.Unix(7, 0), time.Unix(7, 0)))
 		left := int64(32 << 20)
-		checked := inspect(bytes.NewReader(plain), func(n int64) error {
+		var split bytes.Buffer
+		checked := inspect(bytes.NewReader(plain), &split, func(n int64) error {
 			if left -= n; left < 0 || n < 0 {
 				return messages.Errorf(messages.NoSpace, "full")
 			}
 			return nil
 		})
-		var split bytes.Buffer
-		got, err := unpack(checked, dir, &split, nil)
+		got, err := unpack(checked, dir, nil)
 		checkBeside(t, outer, canary)
 		ok(t, checkAttributes(dir))
 		if err != nil {
@@ -191,9 +190,8 @@ func FuzzLayer(f *testing.F) {
 			t.Fatalf("taken as %+v", got)
 		}
 		// tar-split keeps of a sparse file what it reads as, not what it was:
-		// podman can run such an image, and cannot push it again. It drops what
-		// follows the last whole block.
-		if !bytes.Contains(plain, []byte("GNU.sparse.")) && len(plain)%512 == 0 {
+		// podman can run such an image, and cannot push it again.
+		if !bytes.Contains(plain, []byte("GNU.sparse.")) {
 			checkSplit(t, plain, &split)
 		}
 	})
@@ -208,9 +206,7 @@ func checkSplit(t *testing.T, plain []byte, split io.Reader) {
 	ok(t, err)
 	_, err = io.Copy(io.Discard, stream)
 	ok(t, errors.Join(err, <-done))
-	kept, err := gzip.NewReader(split)
-	ok(t, err)
-	again := asm.NewOutputTarStream(content, storage.NewJSONUnpacker(kept))
+	again := asm.NewOutputTarStream(content, storage.NewJSONUnpacker(split))
 	defer again.Close()
 	if data, err := io.ReadAll(again); err != nil || !bytes.Equal(data, plain) {
 		t.Fatalf("given back as %d bytes, it has %d: %v", len(data), len(plain), err)

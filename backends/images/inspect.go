@@ -3,6 +3,7 @@ package images
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -38,6 +39,7 @@ type inspector struct {
 	raw    *recorder
 	tar    *tar.Reader
 	spend  func(bytes int64) error
+	split  *splitter
 	ready  []byte // looked at, to be passed on
 	zeros  []byte // where content with its holes is read into
 	direct bool   // the content of the entry is what stands in the tar
@@ -52,10 +54,11 @@ type inspector struct {
 }
 
 // inspect is the reader to unpack from. spend is told of the bytes of disk
-// that the layer is about to need, and says no when there are too many.
-func inspect(plain io.Reader, spend func(bytes int64) error) *inspector {
+// that the layer is about to need, and says no when there are too many. split
+// gets what tar-split needs.
+func inspect(plain io.Reader, split io.Writer, spend func(bytes int64) error) *inspector {
 	raw := &recorder{from: plain}
-	return &inspector{raw: raw, tar: tar.NewReader(raw), spend: spend, uids: map[uint32]bool{}, gids: map[uint32]bool{}}
+	return &inspector{raw: raw, tar: tar.NewReader(raw), split: newSplitter(split), spend: spend, uids: map[uint32]bool{}, gids: map[uint32]bool{}}
 }
 
 func (i *inspector) Read(p []byte) (int, error) {
@@ -91,7 +94,7 @@ func (i *inspector) header() error {
 	switch {
 	case errors.Is(err, io.EOF):
 		i.ended, i.ready = true, i.raw.recorded()
-		return nil
+		return i.split.between(i.ready)
 	case errors.Is(err, errLongHeader):
 		return refuse("entry %d has headers of more than %d bytes", i.entries+1, maxHeader)
 	case err != nil && i.raw.failed != nil:
@@ -103,8 +106,9 @@ func (i *inspector) header() error {
 		return err
 	}
 	i.inside, i.ready = true, i.raw.recorded()
-	i.direct = header.Typeflag != tar.TypeGNUSparse && !hasKey(header, "GNU.sparse.")
-	return nil
+	i.split.begin(header.Name)
+	i.direct = !isSparse(header)
+	return i.split.between(i.ready)
 }
 
 // entryKinds are what the storage library unpacks. It says no to others too,
@@ -160,6 +164,9 @@ const (
 	overlayMark  = paxAttribute + "trusted.overlay."
 )
 
+// isSparse says whether the tar has an entry's content with holes left out.
+func isSparse(h *tar.Header) bool { return h.Typeflag == tar.TypeGNUSparse || hasKey(h, "GNU.sparse.") }
+
 func hasKey(h *tar.Header, prefix string) bool {
 	for key := range h.PAXRecords {
 		if strings.HasPrefix(key, prefix) {
@@ -177,18 +184,21 @@ func (i *inspector) content(p []byte) (int, error) {
 	if i.direct {
 		i.raw.pass()
 		n, err = i.tar.Read(p)
+		i.split.content(p[:n])
 	} else {
 		i.raw.record(sparseStep + maxHeader)
 		if i.zeros == nil {
 			i.zeros = make([]byte, sparseStep)
 		}
-		_, err = i.tar.Read(i.zeros)
+		var expanded int
+		expanded, err = i.tar.Read(i.zeros)
+		i.split.content(i.zeros[:expanded]) // as the file reads, not as the tar has it
 		i.ready = i.raw.recorded()
 	}
 	switch {
 	case errors.Is(err, io.EOF):
 		i.inside = false
-		return n, nil
+		return n, i.split.end()
 	case err != nil && i.raw.failed != nil:
 		return n, i.raw.failed
 	case err != nil:
@@ -207,7 +217,7 @@ func (i *inspector) pad(p []byte) (int, error) {
 	if i.padding += int64(n); i.padding > maxHeaders {
 		return 0, refuse("more than %d bytes follow its end", maxHeaders)
 	}
-	return n, err
+	return n, cmp.Or(i.split.between(p[:n]), err)
 }
 
 // isRefused: no try brings such a layer, however it is fetched.

@@ -6,11 +6,8 @@ import (
 	"os"
 	"slices"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/readahead"
 	"github.com/opencontainers/go-digest"
-	"github.com/vbatts/tar-split/tar/asm"
-	tarsplit "github.com/vbatts/tar-split/tar/storage"
 )
 
 // unpacked is what is learnt about a layer while it is unpacked.
@@ -23,24 +20,14 @@ type unpacked struct {
 	RootMode *os.FileMode // of the layer's own entry for its root, if it has one
 }
 
-// unpack puts the content of a tar stream into the empty directory dir, and
-// what podman needs to make the same stream of the files again (tar-split) into
-// the file split. All the stream is read and hashed, also what follows the
+// unpack puts the content of a tar stream into the empty directory dir. All the stream is read and hashed, also what follows the
 // archive's end. seen is told how far it is.
-func unpack(stream *inspector, dir string, split io.Writer, seen func(int64)) (unpacked, error) {
+func unpack(stream *inspector, dir string, seen func(int64)) (unpacked, error) {
 	hash := digest.SHA256.Digester()
 	count := &counter{to: hash.Hash(), seen: seen}
-	compressed, err := gzip.NewWriterLevel(split, gzip.BestSpeed)
-	if err != nil {
-		return unpacked{}, err
-	}
-	payload, done, err := asm.NewInputTarStreamWithDone(io.TeeReader(stream, count), tarsplit.NewJSONPacker(compressed), tarsplit.NewDiscardFilePutter())
-	if err != nil {
-		return unpacked{}, err
-	}
 	// The unpacking thread is woken by the system each time it has waited: few
 	// large pieces, some ahead.
-	ahead, err := readahead.NewReaderSize(payload, aheadPieces, aheadSize)
+	ahead, err := readahead.NewReaderSize(io.TeeReader(stream, count), aheadPieces, aheadSize)
 	if err != nil {
 		return unpacked{}, err
 	}
@@ -50,14 +37,7 @@ func unpack(stream *inspector, dir string, split io.Writer, seen func(int64)) (u
 		// it an error when there is no more.
 		_, err = io.Copy(io.Discard, struct{ io.Reader }{ahead})
 	}
-	payload.Close()
 	ahead.Close()
-	if packed := <-done; err == nil {
-		err = packed
-	}
-	if closed := compressed.Close(); err == nil {
-		err = closed
-	}
 	return unpacked{
 		DiffID: hash.Digest(), Size: count.bytes, Files: uint64(stream.entries),
 		UIDs: slices.Sorted(maps.Keys(stream.uids)), GIDs: slices.Sorted(maps.Keys(stream.gids)), RootMode: stream.root,
