@@ -10,7 +10,7 @@ import (
 )
 
 // up makes a pod with one running container, as the kubelet would.
-func (d *driver) up(ctx context.Context, rec *recorder) (pod, container string, err error) {
+func (d *driver) up(ctx context.Context, rec *recorder) (p pair, err error) {
 	name := fmt.Sprintf("%s-%d", d.prefix, d.next.Add(1))
 	podConfig := &runtime.PodSandboxConfig{
 		Metadata:     &runtime.PodSandboxMetadata{Name: name, Uid: name, Namespace: "load"},
@@ -27,27 +27,27 @@ func (d *driver) up(ctx context.Context, rec *recorder) (pod, container string, 
 	}
 	err = rec.time("RunPodSandbox", func() error {
 		r, err := d.runtime.RunPodSandbox(ctx, &runtime.RunPodSandboxRequest{Config: podConfig, RuntimeHandler: d.Handler})
-		pod = r.GetPodSandboxId()
+		p.pod = r.GetPodSandboxId()
 		return err
 	})
 	if err != nil {
-		return "", "", err
+		return p, err
 	}
 	err = rec.time("CreateContainer", func() error {
 		r, err := d.runtime.CreateContainer(ctx, &runtime.CreateContainerRequest{
-			PodSandboxId: pod, SandboxConfig: podConfig, Config: d.containerConfig(),
+			PodSandboxId: p.pod, SandboxConfig: podConfig, Config: d.containerConfig(),
 		})
-		container = r.GetContainerId()
+		p.container = r.GetContainerId()
 		return err
 	})
 	if err != nil {
-		return pod, "", err
+		return p, err
 	}
 	err = rec.time("StartContainer", func() error {
-		_, err := d.runtime.StartContainer(ctx, &runtime.StartContainerRequest{ContainerId: container})
+		_, err := d.runtime.StartContainer(ctx, &runtime.StartContainerRequest{ContainerId: p.container})
 		return err
 	})
-	return pod, container, err
+	return p, err
 }
 
 func (d *driver) containerConfig() *runtime.ContainerConfig {
@@ -81,31 +81,60 @@ func (d *driver) exec(ctx context.Context, rec *recorder, container string) erro
 
 // down stops and removes a pod and its container. The stop is without grace:
 // sleep ignores SIGTERM as process 1, and waiting for it measures nothing.
-func (d *driver) down(ctx context.Context, rec *recorder, pod, container string) error {
+func (d *driver) down(ctx context.Context, rec *recorder, p pair) error {
 	steps := []struct {
 		name string
 		call func() error
 	}{
 		{"StopContainer", func() error {
-			_, err := d.runtime.StopContainer(ctx, &runtime.StopContainerRequest{ContainerId: container})
+			_, err := d.runtime.StopContainer(ctx, &runtime.StopContainerRequest{ContainerId: p.container})
 			return err
 		}},
 		{"RemoveContainer", func() error {
-			_, err := d.runtime.RemoveContainer(ctx, &runtime.RemoveContainerRequest{ContainerId: container})
+			_, err := d.runtime.RemoveContainer(ctx, &runtime.RemoveContainerRequest{ContainerId: p.container})
 			return err
 		}},
 		{"StopPodSandbox", func() error {
-			_, err := d.runtime.StopPodSandbox(ctx, &runtime.StopPodSandboxRequest{PodSandboxId: pod})
+			_, err := d.runtime.StopPodSandbox(ctx, &runtime.StopPodSandboxRequest{PodSandboxId: p.pod})
 			return err
 		}},
 		{"RemovePodSandbox", func() error {
-			_, err := d.runtime.RemovePodSandbox(ctx, &runtime.RemovePodSandboxRequest{PodSandboxId: pod})
+			_, err := d.runtime.RemovePodSandbox(ctx, &runtime.RemovePodSandboxRequest{PodSandboxId: p.pod})
 			return err
 		}},
 	}
 	for _, s := range steps {
 		if err := rec.time(s.name, s.call); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// lists asks for all there is, as a kubelet, a metrics server or crictl does.
+func (d *driver) lists(ctx context.Context, rec *recorder) error {
+	for range d.Lists {
+		for name, call := range map[string]func() error{
+			"ListPodSandbox": func() error {
+				_, err := d.runtime.ListPodSandbox(ctx, &runtime.ListPodSandboxRequest{})
+				return err
+			},
+			"ListContainers": func() error {
+				_, err := d.runtime.ListContainers(ctx, &runtime.ListContainersRequest{})
+				return err
+			},
+			"ListContainerStats": func() error {
+				_, err := d.runtime.ListContainerStats(ctx, &runtime.ListContainerStatsRequest{})
+				return err
+			},
+			"ListPodSandboxStats": func() error {
+				_, err := d.runtime.ListPodSandboxStats(ctx, &runtime.ListPodSandboxStatsRequest{})
+				return err
+			},
+		} {
+			if err := rec.time(name, call); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

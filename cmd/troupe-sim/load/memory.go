@@ -9,9 +9,8 @@ import (
 	"strings"
 )
 
-// Memory is what the runtime's processes hold with so many pods.
+// Memory is what the runtime's processes hold.
 type Memory struct {
-	Pods      int            `json:"pods"`
 	PSSKiB    int            `json:"pssKiB"` // proportional set size: a shared page counts by its share
 	Processes map[string]int `json:"processes"`
 }
@@ -20,16 +19,11 @@ type Memory struct {
 // has one of the names.
 func measure(names []string) (Memory, error) {
 	m := Memory{Processes: map[string]int{}}
-	dirs, err := filepath.Glob("/proc/[0-9]*")
+	dirs, err := processesOf(names)
 	if err != nil {
 		return m, err
 	}
 	for _, dir := range dirs {
-		exe, err := os.Readlink(dir + "/exe")
-		name := strings.TrimSuffix(filepath.Base(exe), " (deleted)") // a binary that was replaced while it runs
-		if err != nil || !slices.Contains(names, name) {
-			continue
-		}
 		text, err := os.ReadFile(dir + "/smaps_rollup")
 		if err != nil {
 			continue // ended meanwhile
@@ -39,9 +33,33 @@ func measure(names []string) (Memory, error) {
 			return m, fmt.Errorf("%s/smaps_rollup: %w", dir, err)
 		}
 		m.PSSKiB += kib
-		m.Processes[name]++
+		m.Processes[binary(dir)]++
 	}
 	return m, nil
+}
+
+// processesOf are the directories in /proc of all processes whose binary has
+// one of the names.
+func processesOf(names []string) (dirs []string, err error) {
+	all, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range all {
+		if slices.Contains(names, binary(dir)) {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs, nil
+}
+
+// binary is "" for a process that has ended, or has none.
+func binary(dir string) string {
+	exe, err := os.Readlink(dir + "/exe")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSuffix(filepath.Base(exe), " (deleted)") // one that was replaced while it runs
 }
 
 func pss(rollup string) (int, error) {

@@ -10,21 +10,44 @@ import (
 	"time"
 )
 
-// Calls are the measured calls in the order of a pod's life.
+// Calls are the measured calls in the order of a pod's life; then the lists.
 var Calls = []string{
 	"RunPodSandbox", "CreateContainer", "StartContainer", "ExecSync",
 	"StopContainer", "RemoveContainer", "StopPodSandbox", "RemovePodSandbox",
+	"ListPodSandbox", "ListContainers", "ListContainerStats", "ListPodSandboxStats",
 }
 
 // Report is the outcome of a run.
 type Report struct {
-	Runtime string          `json:"runtime"`
-	Version string          `json:"version"`
+	Runtime string  `json:"runtime"`
+	Version string  `json:"version"`
+	Levels  []Level `json:"levels"`
+}
+
+// Level is what was measured while so many pods were there.
+type Level struct {
+	Present int             `json:"present"`
+	Busy    float64         `json:"busyCores"` // with nothing to do, before it began
+	Calls   map[string]Stat `json:"calls"`     // one caller
+	Memory  Memory          `json:"memory"`
+	Burst   *Burst          `json:"burst,omitempty"`
+	Idle    *Idle           `json:"idle,omitempty"`
+}
+
+// Burst is what many starts, several at a time, took, and their removal.
+type Burst struct {
 	Pods    int             `json:"pods"`
 	Callers int             `json:"callers"`
-	Seconds float64         `json:"seconds"` // for all lives
+	Start   Cost            `json:"start"`
+	Stop    Cost            `json:"stop"`
 	Calls   map[string]Stat `json:"calls"`
-	Memory  []Memory        `json:"memory,omitempty"`
+}
+
+// Idle is the CPU time of the runtime's own processes while a kubelet only
+// lists. In seconds.
+type Idle struct {
+	Seconds    float64 `json:"seconds"`
+	CPUSeconds float64 `json:"cpuSeconds"`
 }
 
 // Stat sums up one call; times are milliseconds.
@@ -38,15 +61,21 @@ type Stat struct {
 // Print prints it for people.
 func (r *Report) Print(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(t, "%s %s: %d pods, %d at a time, %.1f s\n", r.Runtime, r.Version, r.Pods, r.Callers, r.Seconds)
-	fmt.Fprintln(t, "call\tn\tp50 ms\tp99 ms\tmean ms\t")
-	for _, name := range Calls {
-		if s, ok := r.Calls[name]; ok {
-			fmt.Fprintf(t, "%s\t%d\t%.2f\t%.2f\t%.2f\t\n", name, s.N, s.P50, s.P99, s.Mean)
+	fmt.Fprintf(t, "%s %s\n", r.Runtime, r.Version)
+	for _, l := range r.Levels {
+		fmt.Fprintf(t, "with %d pods: PSS %.1f MiB", l.Present, float64(l.Memory.PSSKiB)/1024)
+		if l.Idle != nil {
+			fmt.Fprintf(t, "; %.1f %% of a core while a kubelet only lists", 100*l.Idle.CPUSeconds/l.Idle.Seconds)
 		}
-	}
-	for _, m := range r.Memory {
-		fmt.Fprintf(t, "PSS with %d pods\t\t%.1f MiB\t\t\t\n", m.Pods, float64(m.PSSKiB)/1024)
+		if b := l.Burst; b != nil {
+			fmt.Fprintf(t, "; %d at a time: %.1f pods started a second, %.0f CPU ms each", b.Callers, float64(b.Pods)/b.Start.Seconds, 1000*b.Start.CPUSeconds/float64(b.Pods))
+		}
+		fmt.Fprintln(t, "\ncall\tn\tp50 ms\tp99 ms\tmean ms\t")
+		for _, name := range Calls {
+			if s, ok := l.Calls[name]; ok {
+				fmt.Fprintf(t, "%s\t%d\t%.2f\t%.2f\t%.2f\t\n", name, s.N, s.P50, s.P99, s.Mean)
+			}
+		}
 	}
 	return t.Flush()
 }
