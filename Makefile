@@ -13,13 +13,14 @@ STAMP        := -X main.version=$(VERSION)
 PURE         := CGO_ENABLED=0 go build -trimpath -tags $(PURE_TAGS) -ldflags '-s -w $(STAMP)'
 CGO          := CGO_ENABLED=1 go build -trimpath -tags $(MONITOR_TAGS) -ldflags '-s -w -extldflags -static $(STAMP)'
 TOOLS        := .cache/tools/bin
+BENCH         = @CGO_ENABLED=0 go build -trimpath -tags $(PURE_TAGS) -o .cache/bench ./e2e/bench && ./.cache/bench
 
 # Packages whose tests run under the race detector (which needs cgo). The
 # simulations are not among them: they are one goroutine, and ten times slower so.
 RACE := ./messages/... ./actors/... ./supervisor/... ./cri/... ./cmd/troupe/...
 
 .DEFAULT_GOAL := help
-.PHONY: recovery sim help setup build test e2e critest vm-test lint bench bench-pull demo install deps clean tools peers kubelet kubelet-test unit race kernel fuzz cve-test soak crash-test crash-some
+.PHONY: recovery sim help setup build test e2e critest vm-test lint bench density bench-logs bench-restart bench-pull demo install deps clean tools peers kubelet kubelet-test unit race kernel fuzz cve-test soak crash-test crash-some
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,11 +88,17 @@ critest: build tools $(TOOLS)/critest ## run the CRI conformance suite, then in 
 	@CGO_ENABLED=0 go build -trimpath -tags $(PURE_TAGS) -o .cache/critest-run ./e2e/critest && \
 	  ./.cache/critest-run -focus '$(FOCUS)' -handler '$(HANDLER)'
 
-bench: build tools peers ## measure Troupe beside containerd; write bench/RESULTS.md (as root)
-	CGO_ENABLED=0 go run -tags $(PURE_TAGS) ./e2e/bench
+bench: build tools peers ## measure Troupe beside containerd: calls, bursts, lists, memory, idle; write bench/RESULTS.md (as root)
+	$(BENCH) pods $(ARGS)
 
-recovery: build tools ## kill the daemon of PODS=500 pods and measure how soon they are back (as root)
-	CGO_ENABLED=0 go test -count=1 -timeout 20m -tags $(PURE_TAGS) -run TestPodsComeBackSoon ./e2e -recovery-pods=$(or $(PODS),500) -v
+density: build tools ## measure whether the thousandth pod costs what the tenth did; write bench/DENSITY.md (as root)
+	$(BENCH) density $(ARGS)
+
+bench-logs: build tools peers ## measure how fast a container can write, beside containerd and conmon; write bench/LOGS.md (as root)
+	$(BENCH) logs $(ARGS)
+
+bench-restart: build tools peers ## measure how soon a killed daemon answers for 300 pods; write bench/RESTART.md (as root)
+	$(BENCH) restart $(ARGS)
 
 bench-pull: build tools peers ## measure image pulls by Troupe, containerd and bare libraries; write bench/PULL.md (as root)
 	@CGO_ENABLED=0 go build -trimpath -tags $(PURE_TAGS) -o .cache/benchpull ./e2e/benchpull && ./.cache/benchpull $(ARGS)

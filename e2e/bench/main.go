@@ -1,46 +1,99 @@
-// Command bench measures Troupe and containerd side by side in one run: same
-// machine, same tmpfs, same CNI network, same image, same load (troupe-sim
-// load). It prints a table and writes bench/results.json and bench/RESULTS.md.
+// Command bench measures Troupe, and beside it containerd (and conmon), in one
+// run: same machine, same tmpfs, same CNI network, same image, same driver
+// (troupe-sim load). Its first argument says what:
+//
+//	pods     calls, bursts, lists, memory, idle CPU with pods present
+//	density  whether they cost the same with 1,000 pods as with 10
+//	logs     how fast containers can write, and what that costs
+//	restart  how soon a daemon that was killed answers for its pods
+//
+// Each prints its figures and targets, and writes them to bench/.
 package main
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
-	"strconv"
-	"strings"
+	"slices"
 	"syscall"
+	"time"
 
 	"github.com/troupe-run/troupe/cmd/troupe-sim/load"
 	"github.com/troupe-run/troupe/e2e/harness"
 )
 
-func main() {
-	var o options
-	flag.IntVar(&o.pods, "pods", 50, "pods to run through a whole life, for each runtime")
-	flag.IntVar(&o.callers, "callers", 1, "pods at a time")
-	flag.StringVar(&o.hold, "hold", "1,10,50", "numbers of pods to hold while memory is measured")
-	flag.StringVar(&o.only, "only", "", "only this runtime: troupe or containerd")
-	flag.StringVar(&o.out, "out", "bench", "directory for results.json and RESULTS.md, from the repository's root")
-	flag.Parse()
-	harness.Enter()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := bench(ctx, o)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
+type options struct {
+	present  numbers
+	lives    int
+	lists    int
+	burst    int
+	callers  int
+	idle     time.Duration
+	megabyte int
+	pods     int
+	only     string
+	out      string
 }
 
-type options struct {
-	pods, callers   int
-	hold, only, out string
+// numbers is a flag: 1,10,100.
+type numbers []int
+
+func (n *numbers) String() string { return fmt.Sprint(*n) }
+
+// Set implements flag.Value.
+func (n *numbers) Set(text string) error {
+	*n = nil
+	for _, field := range splitList(text) {
+		var v int
+		if _, err := fmt.Sscan(field, &v); err != nil || v < 0 {
+			return fmt.Errorf("%q is no number of pods", field)
+		}
+		*n = append(*n, v)
+	}
+	slices.Sort(*n)
+	return nil
+}
+
+var kinds = map[string]struct {
+	defaults options
+	measure  func(context.Context, options) error
+}{
+	"pods":    {options{present: numbers{10, 100}, lives: 40, lists: 20, burst: 80, callers: 8, idle: 20 * time.Second}, pods},
+	"density": {options{present: numbers{10, 100, 500, 1000}, lives: 30, lists: 10, callers: 4}, density},
+	"logs":    {options{megabyte: 1000}, logs},
+	"restart": {options{pods: 300}, restart},
+}
+
+func main() {
+	if len(os.Args) < 2 || kinds[os.Args[1]].measure == nil {
+		fmt.Fprintln(os.Stderr, "bench: say what to measure: pods, density, logs or restart")
+		os.Exit(2)
+	}
+	kind := kinds[os.Args[1]]
+	o := kind.defaults
+	flags := flag.NewFlagSet("bench "+os.Args[1], flag.ExitOnError)
+	flags.Var(&o.present, "present", "numbers of pods that are there while it is measured")
+	flags.IntVar(&o.lives, "lives", o.lives, "pods to run through a whole life, one at a time")
+	flags.IntVar(&o.lists, "lists", o.lists, "calls of each list")
+	flags.IntVar(&o.burst, "burst", o.burst, "pods to start at once")
+	flags.IntVar(&o.callers, "callers", o.callers, "how many callers that is")
+	flags.DurationVar(&o.idle, "idle", o.idle, "how long a runtime with nothing to do is watched")
+	flags.IntVar(&o.megabyte, "megabytes", o.megabyte, "what a container writes")
+	flags.IntVar(&o.pods, "pods", o.pods, "pods that are there when the daemon is killed")
+	flags.StringVar(&o.only, "only", "", "only this contender; then nothing is written to the directory")
+	flags.StringVar(&o.out, "out", "bench", "directory for the results, from the repository's root")
+	_ = flags.Parse(os.Args[2:]) // it exits itself
+	harness.Enter()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := kind.measure(ctx, o)
+	stop()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "bench %s: %v\n", os.Args[1], err)
+		os.Exit(1)
+	}
 }
 
 // contender is a runtime under measurement.
@@ -50,27 +103,28 @@ type contender struct {
 	start     func(context.Context, *stage) (socket string, err error)
 }
 
+const (
+	troupe     = "troupe"
+	containerd = "containerd"
+)
+
 var contenders = []contender{
-	{"troupe", []string{"troupe", "troupe-monitor", "troupe-keeper"}, startTroupe},
-	{"containerd", []string{"containerd", "containerd-shim-runc-v2"}, startContainerd},
+	{troupe, []string{"troupe", "troupe-monitor", "troupe-keeper"}, startTroupe},
+	{containerd, []string{"containerd", "containerd-shim-runc-v2"}, startContainerd},
 }
 
-// bench gives each contender a lab of its own, one after the other, so that
+// each gives each contender a lab of its own, one after the other, so that
 // neither runs while the other is measured.
-func bench(ctx context.Context, o options) error {
-	reports := map[string]*load.Report{}
+func (o options) each(ctx context.Context, do func(context.Context, *stage, contender) error) error {
 	for _, c := range contenders {
 		if o.only != "" && o.only != c.name {
 			continue
 		}
-		fmt.Fprintf(os.Stderr, "bench: %s: %d pods, %d at a time; then holding %s\n", c.name, o.pods, o.callers, o.hold)
-		report, err := one(ctx, c, o)
-		if err != nil {
+		if err := withStage(ctx, func(s *stage) error { return do(ctx, s, c) }); err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
 		}
-		reports[c.name] = report
 	}
-	return publish(reports, o)
+	return nil
 }
 
 // stage is what is the same for every contender.
@@ -79,107 +133,62 @@ type stage struct {
 	network  *harness.Network
 	registry *harness.Registry
 	image    string
+	daemon   *harness.Daemon // Troupe's
+	peer     *harness.Containerd
 }
 
-func one(ctx context.Context, c contender, o options) (report *load.Report, err error) {
-	s, err := setUp(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if closed := s.lab.Close(); err == nil {
-			err = closed
-		}
-	}()
-	socket, err := c.start(ctx, s)
-	if err != nil {
-		return nil, err
-	}
-	return run(ctx, s, c, socket, o)
-}
-
-func setUp(ctx context.Context) (*stage, error) {
+func withStage(ctx context.Context, do func(*stage) error) (err error) {
 	lab, err := harness.NewLab()
 	if err != nil {
-		return nil, err
+		return err
 	}
+	defer func() { err = errors.Join(err, lab.Close()) }()
 	s := &stage{lab: lab}
 	if s.network, err = lab.NewNetwork(); err != nil {
-		return nil, err
+		return err
 	}
-	if err = s.network.Configure(); err != nil {
-		return nil, err
+	if err := s.network.Configure(); err != nil {
+		return err
 	}
 	if s.registry, err = lab.StartRegistry(ctx, harness.RegistryOptions{}); err != nil {
-		return nil, err
+		return err
 	}
-	image, err := harness.BuildImage(harness.ImageSpec{Cmd: []string{"sleep", "100000"}})
+	image, err := harness.BuildImage(harness.ImageSpec{
+		Cmd: []string{"sleep", "100000"}, Files: map[string]string{linesFile: manyLines()},
+	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	s.image, err = s.registry.Push(ctx, "bench/busybox", "1", image)
-	return s, err
+	if s.image, err = s.registry.Push(ctx, "bench/busybox", "1", image); err != nil {
+		return err
+	}
+	return do(s)
 }
 
-func startTroupe(ctx context.Context, s *stage) (string, error) {
-	d, err := s.lab.NewDaemon(harness.DaemonOptions{
+func startTroupe(ctx context.Context, s *stage) (_ string, err error) {
+	s.daemon, err = s.lab.NewDaemon(harness.DaemonOptions{
 		Network: s.network, Insecure: []string{s.registry.Host}, LogLevel: "info", // as in production
 	})
 	if err != nil {
 		return "", err
 	}
-	return d.Socket, d.Start(ctx)
+	return s.daemon.Socket, s.daemon.Start(ctx)
 }
 
-func startContainerd(ctx context.Context, s *stage) (string, error) {
-	c, err := s.lab.StartContainerd(ctx, harness.ContainerdOptions{Network: s.network, Registry: s.registry.Host, Sandbox: s.image})
+func startContainerd(ctx context.Context, s *stage) (_ string, err error) {
+	s.peer, err = s.lab.StartContainerd(ctx, harness.ContainerdOptions{Network: s.network, Registry: s.registry.Host, Sandbox: s.image})
 	if err != nil {
 		return "", err
 	}
-	return c.Socket, nil
+	return s.peer.Socket, nil
 }
 
-func run(ctx context.Context, s *stage, c contender, socket string, o options) (*load.Report, error) {
-	sim, err := harness.Tool("troupe-sim")
-	if err != nil {
-		return nil, err
-	}
-	logs, err := s.lab.Mkdir("logs")
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.CommandContext(ctx, sim, "load", "--json", "--socket", socket, "--image", s.image,
-		"--pods", strconv.Itoa(o.pods), "--callers", strconv.Itoa(o.callers), "--hold", o.hold,
-		"--processes", strings.Join(c.processes, ","), "--log-dir", logs, "--cgroup-parent", "/"+s.lab.Name)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return nil, fmt.Errorf("troupe-sim load: %w", err)
-	}
-	report := &load.Report{}
-	return report, json.Unmarshal(out, report)
-}
-
-func publish(reports map[string]*load.Report, o options) error {
-	root, err := harness.ProjectRoot()
-	if err != nil {
-		return err
-	}
-	text := table(reports)
-	fmt.Println(text)
-	if o.only != "" {
-		return nil // half a comparison is not kept
-	}
-	dir := filepath.Join(root, o.out)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	raw, err := json.MarshalIndent(reports, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "results.json"), append(raw, '\n'), 0o644); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(dir, "RESULTS.md"), []byte(page(text, reports)), 0o644)
+// loaded is what the driver is told whatever is measured.
+func (o options) loaded(s *stage, c contender, socket string) (load.Options, error) {
+	dir, err := s.lab.Mkdir("logs")
+	return load.Options{
+		Socket: socket, Image: s.image, CgroupParent: "/" + s.lab.Name, LogDir: dir, Processes: c.processes,
+		Present: o.present, Lives: o.lives, Execs: 3, Lists: o.lists, Callers: o.callers, Idle: o.idle,
+		Progress: func(what string) { fmt.Fprintf(os.Stderr, "bench: %s: %s\n", c.name, what) },
+	}, err
 }

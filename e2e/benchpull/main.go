@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/troupe-run/troupe/cmd/troupe-sim/load"
 	"github.com/troupe-run/troupe/e2e/harness"
 	"go.podman.io/storage/pkg/reexec"
 )
@@ -59,7 +60,7 @@ func run(ctx context.Context, o options) error {
 	if o.worker != "" {
 		return work(ctx, o.worker, o.dir)
 	}
-	others, err := busyCores(time.Second)
+	others, err := load.BusyCores(ctx, time.Second)
 	if err != nil {
 		return err
 	}

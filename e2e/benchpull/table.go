@@ -2,11 +2,10 @@ package main
 
 import (
 	"fmt"
-	"runtime"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/troupe-run/troupe/e2e/verdict"
 )
 
 var stepOrder = []string{big, sibling, many, ten, five, zstdBig, chunked, update, single30, single300}
@@ -28,37 +27,12 @@ func table(r results, i *pulled) string {
 			}
 		}
 	}
-	line("\n| target                                                      | wanted | Troupe  | other   | ratio |     |")
-	line("| ----------------------------------------------------------- | -----: | ------: | ------: | ----: | --- |")
-	met, missed := 0, 0
-	for _, t := range targets(r, i) {
-		verdict := "met"
-		if t.ours <= t.limit*t.other {
-			met++
-		} else {
-			missed++
-			verdict = "missed"
-		}
-		ratio := "-"
-		if t.other > 0 {
-			ratio = fmt.Sprintf("%.2f", t.ours/t.other)
-		}
-		line("| %-59s | ≤ %4.2f | %7.2f | %7.2f | %5s | %s |", t.text, t.limit, t.ours, t.other, ratio, verdict)
-	}
-	line("\n%d met, %d missed", met, missed)
-	return b.String()
-}
-
-// target is met when ours ≤ limit × other.
-type target struct {
-	text        string
-	limit       float64
-	ours, other float64
+	return b.String() + "\n" + verdict.Table("other", targets(r, i))
 }
 
 // targets leaves out what was not measured.
-func targets(r results, i *pulled) []target {
-	var all []target
+func targets(r results, i *pulled) []verdict.Target {
+	var all []verdict.Target
 	for _, t := range []struct {
 		step  string
 		limit float64
@@ -66,7 +40,7 @@ func targets(r results, i *pulled) []target {
 		ours, ok := r.median(t.step, troupe)
 		theirs, measured := r.median(t.step, containerd)
 		if ok && measured {
-			all = append(all, target{"wall s: " + t.step + ", to containerd's", t.limit, ours.Wall, theirs.Wall})
+			all = append(all, verdict.AtMost("wall s: "+t.step+", to containerd's", t.limit, ours.Wall, theirs.Wall))
 		}
 	}
 	all = append(all, toTheFloor(r)...)
@@ -74,13 +48,13 @@ func targets(r results, i *pulled) []target {
 	small, ok := r.median(single30, troupe)
 	large, measured := r.median(single300, troupe)
 	if ok && measured {
-		all = append(all, target{"peak MiB grows when a layer does by 257 MiB", 0.05, mib(large.Peak - small.Peak), mib(270e6)})
+		all = append(all, verdict.AtMost("peak MiB grows when a layer does by 257 MiB", 0.05, mib(large.Peak-small.Peak), mib(270e6)))
 	}
 	return all
 }
 
 // toTheFloor compares until the data is on disk, whoever syncs.
-func toTheFloor(r results) (all []target) {
+func toTheFloor(r results) (all []verdict.Target) {
 	for _, step := range []string{big, zstdBig} {
 		ours, ok := r.median(step, troupe)
 		name := floorIgzip
@@ -90,7 +64,7 @@ func toTheFloor(r results) (all []target) {
 			bare, measured = r.median(step, name)
 		}
 		if ok && measured {
-			all = append(all, target{"wall s with syncfs: " + step + ", to " + name, 1.3, ours.Wall + ours.Sync, bare.Wall + bare.Sync})
+			all = append(all, verdict.AtMost("wall s with syncfs: "+step+", to "+name, 1.3, ours.Wall+ours.Sync, bare.Wall+bare.Sync))
 		}
 	}
 	return all
@@ -99,7 +73,7 @@ func toTheFloor(r results) (all []target) {
 // traffic wants each blob sent once at most, and of an update's layer, of
 // whose files nine in ten are there, a third at most. Blobs that come in ranges
 // are left out of the first: the headers of their parts are counted too.
-func traffic(r results, i *pulled) (all []target) {
+func traffic(r results, i *pulled) (all []verdict.Target) {
 	var again, sent int64
 	for _, step := range stepOrder {
 		if m, ok := r.median(step, troupe); ok && step != chunked && step != update {
@@ -107,10 +81,10 @@ func traffic(r results, i *pulled) (all []target) {
 		}
 	}
 	if sent > 0 {
-		all = append(all, target{"MB sent more than once, of all", 0, float64(again) / 1e6, float64(sent) / 1e6})
+		all = append(all, verdict.AtMost("MB sent more than once, of all", 0, float64(again)/1e6, float64(sent)/1e6))
 	}
 	if m, ok := r.median(update, troupe); ok {
-		all = append(all, target{"MB sent for the update in zstd:chunked, of its layer", 0.34, float64(m.Sent) / 1e6, float64(i.updateSize) / 1e6})
+		all = append(all, verdict.AtMost("MB sent for the update in zstd:chunked, of its layer", 0.34, float64(m.Sent)/1e6, float64(i.updateSize)/1e6))
 	}
 	return all
 }
@@ -118,10 +92,8 @@ func traffic(r results, i *pulled) (all []target) {
 func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
 
 func page(text string, files int, others float64, o options) string {
-	var u unix.Utsname
-	_ = unix.Uname(&u) // then the kernel is not named
 	return fmt.Sprintf("# Image pulls: Troupe beside containerd\n\n"+
-		"Made by `make bench-pull` on %s: %d cores, Linux %s, %.1f cores busy with something else when it began. Medians of %d runs, the runtimes taking turns. Read the\n"+
+		"Made by `make bench-pull` on %s: %s; %.1f cores busy with something else when it began. Medians of %d runs, the runtimes taking turns. Read the\n"+
 		"figures as ratios: the machine is small.\n\n"+
 		"Each pull is on a journaled ext4 of its own, made for it, whose device is a file on tmpfs; the registry serves from\n"+
 		"memory over loopback. The images are of files of this machine's /usr, 300 MB (%d files) in 8 layers the big one (its\n"+
@@ -131,5 +103,5 @@ func page(text string, files int, others float64, o options) string {
 		"10 ms. *sent*: by the registry, of blobs; *again*: more than each blob once. *floor*: download, both SHA-256, gunzip and\n"+
 		"unpack by the bare libraries, all layers at once, then syncfs (in its wall). *skopeo copy*: Debian's, copy.Image\n"+
 		"into the storage library, without syncing.\n\n%s",
-		time.Now().UTC().Format("2006-01-02"), runtime.NumCPU(), unix.ByteSliceToString(u.Release[:]), others, o.runs, files, text)
+		time.Now().UTC().Format("2006-01-02"), verdict.Machine(), others, o.runs, files, text)
 }

@@ -16,6 +16,8 @@ import (
 type Containerd struct {
 	Socket, LogFile string
 	Pid             int
+	cmd             *exec.Cmd
+	start           func() (*exec.Cmd, error)
 }
 
 // ContainerdOptions say what it works with.
@@ -48,14 +50,26 @@ func (l *Lab) StartContainerd(ctx context.Context, o ContainerdOptions) (*Contai
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(bin, "--config", config)
-	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(bin)+":"+os.Getenv("PATH")) // its shim and runc, not Debian's
-	if err := l.startProcess(cmd, c.LogFile); err != nil {
-		return nil, err
+	c.start = func() (*exec.Cmd, error) {
+		cmd := exec.Command(bin, "--config", config)
+		cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(bin)+":"+os.Getenv("PATH")) // its shim and runc, not Debian's
+		return cmd, l.startProcess(cmd, c.LogFile)
 	}
-	c.Pid = cmd.Process.Pid
-	return c, c.ready(ctx)
+	return c, c.Start(ctx)
 }
+
+// Start starts it, also again, and waits until it answers.
+func (c *Containerd) Start(ctx context.Context) error {
+	var err error
+	if c.cmd, err = c.start(); err != nil {
+		return err
+	}
+	c.Pid = c.cmd.Process.Pid
+	return c.ready(ctx)
+}
+
+// Kill ends the daemon with SIGKILL; its shims live on.
+func (c *Containerd) Kill() error { return killed(c.cmd) }
 
 // containerdConfig is containerd 2's format; the verbs are root, state,
 // socket, registry hosts, pause image, CNI directories, runc. The OOM score is

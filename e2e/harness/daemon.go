@@ -229,13 +229,7 @@ func (d *Daemon) Command(args ...string) *exec.Cmd {
 }
 
 // Kill is SIGKILL: no chance to tidy up.
-func (d *Daemon) Kill() error {
-	if err := d.cmd.Process.Kill(); err != nil {
-		return err
-	}
-	_ = d.cmd.Wait() // "signal: killed" is what was asked for
-	return nil
-}
+func (d *Daemon) Kill() error { return killed(d.cmd) }
 
 // Stop is SIGTERM and waits; containers live on.
 func (d *Daemon) Stop() error {

@@ -46,3 +46,12 @@ func end(cmd *exec.Cmd) error {
 	}
 	return nil
 }
+
+// killed ends a child with SIGKILL and waits for it.
+func killed(cmd *exec.Cmd) error {
+	if err := cmd.Process.Kill(); err != nil {
+		return err
+	}
+	_ = cmd.Wait() // "signal: killed" is what was asked for
+	return nil
+}

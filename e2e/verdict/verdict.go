@@ -52,8 +52,8 @@ func (t Target) Ratio() float64 { return t.Ours / t.Other }
 
 // Table is Markdown that also reads well in a terminal, and says how many were
 // met.
-func Table(other string, all []Target) (text string, missed int) {
-	width := len("target")
+func Table(other string, all []Target) string {
+	width, missed := len("target"), 0
 	for _, t := range all {
 		width = max(width, len([]rune(t.Text)))
 	}
@@ -76,7 +76,7 @@ func Table(other string, all []Target) (text string, missed int) {
 		fmt.Fprintf(&b, "| %-*s | %8s | %7s | %10s | %5s | %-6s |\n", width, t.Text, wanted, figure(t.Ours), theirs, ratio, verdict)
 	}
 	fmt.Fprintf(&b, "\n%d met, %d missed\n", len(all)-missed, missed)
-	return b.String(), missed
+	return b.String()
 }
 
 // figure has three digits that count, or what stands before the point.

@@ -90,10 +90,10 @@ func ownCPU() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// cpuOf is the CPU time of the processes of these binaries, by the scheduler's
+// CPUOf is the CPU time of the processes of these binaries, by the scheduler's
 // own account (a tick of proc_pid_stat(5) is longer than what an idle runtime
 // uses in a second). Threads that ended are not in it.
-func cpuOf(names []string) (sum time.Duration, err error) {
+func CPUOf(names []string) (sum time.Duration, err error) {
 	dirs, err := processesOf(names)
 	if err != nil {
 		return 0, err

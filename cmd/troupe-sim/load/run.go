@@ -33,6 +33,8 @@ type Options struct {
 	Idle                      time.Duration // how long the runtime is watched while a kubelet only lists
 	Processes                 []string      // names of the runtime's binaries
 	Progress                  func(string)  // may be nil
+	// After is called when a level has been measured, its pods still there; may be nil.
+	After func(context.Context, Level) error
 }
 
 // Run does all of it. It leaves no pod of its own behind, whatever happens.
@@ -68,6 +70,11 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 			return nil, fmt.Errorf("with %d pods: %w", present, err)
 		}
 		report.Levels = append(report.Levels, level)
+		if o.After != nil {
+			if err := o.After(ctx, level); err != nil {
+				return nil, fmt.Errorf("with %d pods: %w", present, err)
+			}
+		}
 	}
 	o.Progress("removing them")
 	return report, d.downAll(ctx, d.held, newRecorder())
@@ -224,7 +231,7 @@ func (d *driver) idle(ctx context.Context) (*Idle, error) {
 	if d.Idle <= 0 {
 		return nil, nil
 	}
-	before, err := cpuOf(d.Processes)
+	before, err := CPUOf(d.Processes)
 	if err != nil {
 		return nil, err
 	}
@@ -245,7 +252,7 @@ func (d *driver) idle(ctx context.Context) (*Idle, error) {
 			return nil, err
 		}
 	}
-	after, err := cpuOf(d.Processes)
+	after, err := CPUOf(d.Processes)
 	return &Idle{Seconds: time.Since(started).Seconds(), CPUSeconds: (after - before).Seconds()}, err
 }
 

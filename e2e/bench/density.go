@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/troupe-run/troupe/cmd/troupe-sim/load"
+	"github.com/troupe-run/troupe/e2e/plot"
+	"github.com/troupe-run/troupe/e2e/verdict"
+)
+
+// operation is what is to cost the same however many pods there are.
+type operation struct {
+	name  string
+	calls []string
+	each  bool // a list: what counts is its time per item
+}
+
+var operations = []operation{
+	{"pod start (RunPodSandbox + CreateContainer + StartContainer)", []string{"RunPodSandbox", "CreateContainer", "StartContainer"}, false},
+	{"ExecSync", []string{"ExecSync"}, false},
+	{"stop (StopContainer + StopPodSandbox + RemovePodSandbox)", []string{"StopContainer", "StopPodSandbox", "RemovePodSandbox"}, false},
+	{"ListPodSandbox, per pod", []string{"ListPodSandbox"}, true},
+	{"ListContainers, per container", []string{"ListContainers"}, true},
+	{"ListContainerStats, per container", []string{"ListContainerStats"}, true},
+}
+
+// density is `make density`: Troupe alone, with more and more real pods. What
+// does not fit on the machine is left out and said.
+func density(ctx context.Context, o options) error {
+	o.only = troupe
+	raw := struct {
+		Report    *load.Report
+		Comebacks []comeback
+	}{}
+	err := o.each(ctx, func(ctx context.Context, s *stage, c contender) error {
+		socket, err := c.start(ctx, s)
+		if err != nil {
+			return err
+		}
+		l, err := o.loaded(s, c, socket)
+		if err != nil {
+			return err
+		}
+		l.After = func(ctx context.Context, level load.Level) error {
+			var some []comeback
+			for range 3 {
+				b, err := s.restarted(ctx, socket, level.Present)
+				if err != nil {
+					return err
+				}
+				some = append(some, b)
+			}
+			slices.SortFunc(some, func(a, b comeback) int { return int(a.Lists - b.Lists) })
+			raw.Comebacks = append(raw.Comebacks, some[1])
+			return nil
+		}
+		raw.Report, err = load.Run(ctx, l)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	r := raw.Report
+	first, last := r.Levels[0], last(r)
+	var targets []verdict.Target
+	var series []plot.Series
+	for _, op := range operations {
+		series = append(series, op.series(r))
+		targets = append(targets, verdict.AtMost(fmt.Sprintf("%s, ms with %d to %d pods", op.name, last.Present, first.Present), 1.2, op.cost(last), op.cost(first)))
+	}
+	restarts := plot.Series{Name: "restart, all listed"}
+	for i, b := range raw.Comebacks {
+		restarts.X, restarts.Y = append(restarts.X, float64(r.Levels[i].Present)), append(restarts.Y, b.Lists)
+	}
+	series = append(series, restarts)
+	targets = append(targets,
+		verdict.NoMore(fmt.Sprintf("ms until a restarted daemon lists all %d", last.Present), 1000, raw.Comebacks[len(raw.Comebacks)-1].Lists),
+		verdict.NoMore("PSS MiB each further pod costs", 0.1, (mib(last)-mib(first))/float64(last.Present-first.Present)))
+	var table strings.Builder
+	table.WriteString("| pods | start ms | exec ms | stop ms | ListPodSandbox ms | ListContainers ms | ListContainerStats ms | restart ms | PSS MiB |\n")
+	table.WriteString("| ---: | -------: | ------: | ------: | ----------------: | ----------------: | --------------------: | ---------: | ------: |\n")
+	for i, l := range r.Levels {
+		fmt.Fprintf(&table, "| %4d |", l.Present)
+		for k, op := range operations {
+			fmt.Fprintf(&table, " %*.2f |", []int{8, 7, 7, 17, 17, 21}[k], sum(l.Calls, p50, op.calls...))
+		}
+		fmt.Fprintf(&table, " %10.0f | %7.1f |\n", raw.Comebacks[i].Lists, mib(l))
+	}
+	p := &page{
+		options: o, name: "DENSITY", kind: "density", title: "The thousandth pod costs what the tenth did", raw: raw, busy: busiest(map[string]*load.Report{troupe: r}),
+		pictures: map[string]string{"density.svg": plot.Lines("Cost with more and more pods, relative to the first", "pods present (logarithmic)", series)},
+		about: fmt.Sprintf("Real pods (a container each, CNI bridge, overlay root, cgroups), as many as there are in the table; a Linux bridge has 1,023\n"+
+			"ports, which is the limit of one such node. With each number: %d further pods' lives one at a time, %d lists, three\n"+
+			"SIGKILLs of the daemon. Medians. Lists are compared per item.\n", o.lives, o.lists),
+	}
+	return p.publish(table.String() + "\n" + verdict.Table("with few", targets))
+}
+
+// cost is in milliseconds, the median.
+func (op operation) cost(l load.Level) float64 {
+	c := sum(l.Calls, p50, op.calls...)
+	if op.each {
+		c /= float64(l.Present)
+	}
+	return c
+}
+
+func (op operation) series(r *load.Report) plot.Series {
+	s := plot.Series{Name: strings.Split(op.name, " (")[0]}
+	for _, l := range r.Levels {
+		s.X, s.Y = append(s.X, float64(l.Present)), append(s.Y, op.cost(l))
+	}
+	return s
+}
+
+func median(all []float64) float64 {
+	slices.Sort(all)
+	return all[len(all)/2]
+}
