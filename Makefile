@@ -6,8 +6,10 @@ DESTDIR ?=
 SEEDS   ?= 1000
 PODS    ?= 200
 
+# grpcnotrace: gRPC's request log brings html/template, which finds methods by
+# name, and then the linker cannot leave out any: 37 MB instead of 30.
 # The daemon is pure Go; the monitor is cgo (libcontainer's nsenter); both are static.
-PURE_TAGS    := containers_image_openpgp,exclude_graphdriver_btrfs
+PURE_TAGS    := containers_image_openpgp,exclude_graphdriver_btrfs,grpcnotrace
 MONITOR_TAGS := seccomp,netgo,osusergo
 STAMP        := -X main.version=$(VERSION)
 PURE         := CGO_ENABLED=0 go build -trimpath -tags $(PURE_TAGS) -ldflags '-s -w $(STAMP)'

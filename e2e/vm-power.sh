@@ -11,5 +11,5 @@ vm=${VM:-$PWD/../shared/vm}
 [ "$(id -u)" = 0 ] || { echo "needs root, to make the guest" >&2; exit 2; }
 "$vm/build"
 mkdir -p .cache/vm
-CGO_ENABLED=0 go build -trimpath -tags containers_image_openpgp,exclude_graphdriver_btrfs -ldflags '-s -w' -o .cache/vm/reboots ./e2e/reboots
+CGO_ENABLED=0 go build -trimpath -tags containers_image_openpgp,exclude_graphdriver_btrfs,grpcnotrace -ldflags '-s -w' -o .cache/vm/reboots ./e2e/reboots
 exec .cache/vm/reboots -cache "${VM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/runtime-vm}" -kernel "${KERNEL:-stable}" -out .cache/vm "$@"

@@ -17,7 +17,7 @@
 # VM_EXTRA=criu puts CRIU into the guest: without it the tests of checkpoints are skipped. As it
 # rebuilds the guest, give it a cache of its own (VM_CACHE).
 set -euo pipefail
-TAGS=containers_image_openpgp,exclude_graphdriver_btrfs
+TAGS=containers_image_openpgp,exclude_graphdriver_btrfs,grpcnotrace
 stable=(vm critest reboot)
 new=(vm reboot)
 others=(power e2e cgroups namespaces rootfs bundles stats monitor)

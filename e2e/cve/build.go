@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	pureTags    = "containers_image_openpgp,exclude_graphdriver_btrfs"
+	pureTags    = "containers_image_openpgp,exclude_graphdriver_btrfs,grpcnotrace"
 	monitorTags = "seccomp,netgo,osusergo"
 )
 
