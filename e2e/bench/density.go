@@ -36,18 +36,14 @@ func density(ctx context.Context, o options) error {
 		Comebacks []comeback
 	}{}
 	err := o.each(ctx, func(ctx context.Context, s *stage, c contender) error {
-		socket, err := c.start(ctx, s)
-		if err != nil {
-			return err
-		}
-		l, err := o.loaded(s, c, socket)
+		l, err := o.begin(ctx, s, c)
 		if err != nil {
 			return err
 		}
 		l.After = func(ctx context.Context, level load.Level) error {
 			var some []comeback
 			for range 3 {
-				b, err := s.restarted(ctx, socket, level.Present)
+				b, err := s.restarted(ctx, l.Socket, level.Present)
 				if err != nil {
 					return err
 				}
@@ -114,9 +110,4 @@ func (op operation) series(r *load.Report) plot.Series {
 		s.X, s.Y = append(s.X, float64(l.Present)), append(s.Y, op.cost(l))
 	}
 	return s
-}
-
-func median(all []float64) float64 {
-	slices.Sort(all)
-	return all[len(all)/2]
 }

@@ -76,11 +76,11 @@ func logs(ctx context.Context, o options) error {
 		return nil
 	}
 	err := o.each(ctx, func(ctx context.Context, s *stage, c contender) error {
-		socket, err := c.start(ctx, s)
+		l, err := o.begin(ctx, s, c)
 		if err != nil {
 			return err
 		}
-		return again(c.name, func() (written, error) { return s.writeByCRI(ctx, c, socket, o.megabyte) })
+		return again(c.name, func() (written, error) { return s.writeByCRI(ctx, l, o.megabyte) })
 	})
 	if err != nil {
 		return err
@@ -95,13 +95,7 @@ func logs(ctx context.Context, o options) error {
 	if o.only != "" {
 		return nil
 	}
-	of := func(name string, get func(written) float64) float64 {
-		var values []float64
-		for _, w := range all[name] {
-			values = append(values, get(w))
-		}
-		return median(values)
-	}
+	of := func(name string, figure func(written) float64) float64 { return medianOf(all[name], figure) }
 	targets := []verdict.Target{
 		verdict.AtLeast("MB/s, to containerd's", 4, of(troupe, written.rate), of(containerd, written.rate)),
 		verdict.AtMost("CPU s/GB, to containerd's", 0.3, of(troupe, written.cost), of(containerd, written.cost)),
@@ -118,23 +112,20 @@ func logs(ctx context.Context, o options) error {
 	return p.publish(verdict.Table("other", targets))
 }
 
-func (s *stage) writeByCRI(ctx context.Context, c contender, socket string, megabytes int) (w written, err error) {
-	cri, err := harness.Dial(socket)
+func (s *stage) writeByCRI(ctx context.Context, l load.Options, megabytes int) (w written, err error) {
+	cri, err := harness.Dial(l.Socket)
 	if err != nil {
 		return w, err
 	}
 	defer cri.Close()
-	dir, err := s.lab.Mkdir("logs")
-	if err != nil {
-		return w, err
-	}
+	dir := l.LogDir
 	if _, err := cri.Image.PullImage(ctx, &runtime.PullImageRequest{Image: &runtime.ImageSpec{Image: s.image}}); err != nil {
 		return w, err
 	}
 	pod := &runtime.PodSandboxConfig{
 		Metadata: &runtime.PodSandboxMetadata{Name: "logs", Uid: "logs", Namespace: "bench"}, LogDirectory: dir,
 		Linux: &runtime.LinuxPodSandboxConfig{
-			CgroupParent:    "/" + s.lab.Name,
+			CgroupParent:    l.CgroupParent,
 			SecurityContext: &runtime.LinuxSandboxSecurityContext{NamespaceOptions: &runtime.NamespaceOption{Pid: runtime.NamespaceMode_CONTAINER}},
 		},
 	}
@@ -155,7 +146,7 @@ func (s *stage) writeByCRI(ctx context.Context, c contender, socket string, mega
 	if err != nil {
 		return w, err
 	}
-	return watched(ctx, c.processes, filepath.Join(dir, "log"), megabytes, func() error {
+	return watched(ctx, l.Processes, filepath.Join(dir, "log"), megabytes, func() error {
 		_, err := cri.Runtime.StartContainer(ctx, &runtime.StartContainerRequest{ContainerId: created.ContainerId})
 		return err
 	})

@@ -183,12 +183,27 @@ func startContainerd(ctx context.Context, s *stage) (_ string, err error) {
 	return s.peer.Socket, nil
 }
 
-// loaded is what the driver is told whatever is measured.
-func (o options) loaded(s *stage, c contender, socket string) (load.Options, error) {
+// begin starts a contender. It gives what the driver is told whatever is
+// measured.
+func (o options) begin(ctx context.Context, s *stage, c contender) (load.Options, error) {
+	socket, err := c.start(ctx, s)
+	if err != nil {
+		return load.Options{}, err
+	}
 	dir, err := s.lab.Mkdir("logs")
 	return load.Options{
 		Socket: socket, Image: s.image, CgroupParent: "/" + s.lab.Name, LogDir: dir, Processes: c.processes,
 		Present: o.present, Lives: o.lives, Execs: 3, Lists: o.lists, Callers: o.callers, Idle: o.idle,
 		Progress: func(what string) { fmt.Fprintf(os.Stderr, "bench: %s: %s\n", c.name, what) },
 	}, err
+}
+
+// medianOf is of one figure of each.
+func medianOf[T any](all []T, figure func(T) float64) float64 {
+	values := make([]float64, len(all))
+	for i, one := range all {
+		values[i] = figure(one)
+	}
+	slices.Sort(values)
+	return values[len(values)/2]
 }

@@ -21,11 +21,11 @@ func pods(ctx context.Context, o options) error {
 	reports := map[string]*load.Report{}
 	var steps []plot.Bar
 	err := o.each(ctx, func(ctx context.Context, s *stage, c contender) error {
-		socket, err := c.start(ctx, s)
+		l, err := o.begin(ctx, s, c)
 		if err != nil {
 			return err
 		}
-		if reports[c.name], err = drive(ctx, s, c, socket, o); err != nil {
+		if reports[c.name], err = drive(ctx, l, o.burst); err != nil {
 			return err
 		}
 		if s.daemon != nil {
@@ -61,18 +61,14 @@ func pods(ctx context.Context, o options) error {
 	return p.publish(text + "\n" + table)
 }
 
-func drive(ctx context.Context, s *stage, c contender, socket string, o options) (*load.Report, error) {
+func drive(ctx context.Context, l load.Options, burst int) (*load.Report, error) {
 	sim, err := harness.Tool("troupe-sim")
-	if err != nil {
-		return nil, err
-	}
-	l, err := o.loaded(s, c, socket)
 	if err != nil {
 		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, sim, "load", "--json", "--socket", l.Socket, "--image", l.Image,
 		"--present", strings.ReplaceAll(strings.Trim(fmt.Sprint(l.Present), "[]"), " ", ","), "--lives", strconv.Itoa(l.Lives),
-		"--lists", strconv.Itoa(l.Lists), "--burst", strconv.Itoa(o.burst), "--burst-from", strconv.Itoa(highest(l.Present)),
+		"--lists", strconv.Itoa(l.Lists), "--burst", strconv.Itoa(burst), "--burst-from", strconv.Itoa(highest(l.Present)),
 		"--callers", strconv.Itoa(l.Callers), "--idle", l.Idle.String(),
 		"--processes", strings.Join(l.Processes, ","), "--log-dir", l.LogDir, "--cgroup-parent", l.CgroupParent)
 	cmd.Stderr = os.Stderr

@@ -26,18 +26,14 @@ func restart(ctx context.Context, o options) error {
 	back := map[string][]comeback{}
 	busy := 0.0
 	err := o.each(ctx, func(ctx context.Context, s *stage, c contender) error {
-		socket, err := c.start(ctx, s)
-		if err != nil {
-			return err
-		}
-		l, err := o.loaded(s, c, socket)
+		l, err := o.begin(ctx, s, c)
 		if err != nil {
 			return err
 		}
 		l.After = func(ctx context.Context, level load.Level) error {
 			busy = max(busy, level.Busy)
 			for range times {
-				b, err := s.restarted(ctx, socket, o.pods)
+				b, err := s.restarted(ctx, l.Socket, o.pods)
 				if err != nil {
 					return err
 				}
@@ -52,13 +48,7 @@ func restart(ctx context.Context, o options) error {
 	if err != nil || o.only != "" {
 		return err
 	}
-	of := func(name string, get func(comeback) float64) float64 {
-		var all []float64
-		for _, b := range back[name] {
-			all = append(all, get(b))
-		}
-		return median(all)
-	}
+	of := func(name string, figure func(comeback) float64) float64 { return medianOf(back[name], figure) }
 	answers := func(b comeback) float64 { return b.Answers }
 	lists := func(b comeback) float64 { return b.Lists }
 	execs := func(b comeback) float64 { return b.Execs }
