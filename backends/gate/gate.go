@@ -8,20 +8,25 @@ import (
 )
 
 // Gate lets a number of jobs in at a time. Of those that wait the one with the
-// highest rank goes first, among equals the one that came first.
+// highest rank goes first, among equals the one that came first; but each
+// fourth place goes to who came first of all, so that nobody waits for ever
+// while others keep coming.
 type Gate struct {
 	mu      sync.Mutex
 	free    int64 // below 0: more are in than there are places
 	waiting ranked
 	came    uint64
+	given   uint64 // places, to those that waited
 }
 
 type ticket struct {
-	rank int64
-	came uint64
-	in   chan struct{} // closed when its turn has come
-	gone bool          // its owner waits no more
+	rank  int64
+	came  uint64
+	index int           // in waiting; -1: not there any more
+	in    chan struct{} // closed when its turn has come
 }
+
+const oldestEach = 4
 
 // New makes a gate with so many places, all free.
 func New(places int64) *Gate { return &Gate{free: places} }
@@ -45,13 +50,11 @@ func (g *Gate) Enter(ctx context.Context, rank int64) error {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	select {
-	case <-t.in: // at the same moment: it has the place
+	if t.index < 0 { // at the same moment: it has the place
 		return nil
-	default:
-		t.gone = true
-		return ctx.Err()
 	}
+	heap.Remove(&g.waiting, t.index)
+	return ctx.Err()
 }
 
 // Leave gives the place to the next, unless more are in than there are places.
@@ -60,11 +63,24 @@ func (g *Gate) Leave() {
 	defer g.mu.Unlock()
 	g.free++
 	for g.free > 0 && len(g.waiting) > 0 {
-		if t := heap.Pop(&g.waiting).(*ticket); !t.gone {
-			close(t.in)
-			g.free--
+		g.given++
+		g.free--
+		close(heap.Remove(&g.waiting, g.next()).(*ticket).in)
+	}
+}
+
+// next is the index of who goes in now. With mu held.
+func (g *Gate) next() int {
+	if g.given%oldestEach != 0 {
+		return 0
+	}
+	oldest := g.waiting[0]
+	for _, t := range g.waiting {
+		if t.came < oldest.came {
+			oldest = t
 		}
 	}
+	return oldest.index
 }
 
 // Force takes a place although there may be none.
@@ -93,14 +109,21 @@ func (r ranked) Less(i, j int) bool {
 	return r[i].came < r[j].came
 }
 
-func (r ranked) Swap(i, j int) { r[i], r[j] = r[j], r[i] }
+func (r ranked) Swap(i, j int) {
+	r[i], r[j] = r[j], r[i]
+	r[i].index, r[j].index = i, j
+}
 
-func (r *ranked) Push(t any) { *r = append(*r, t.(*ticket)) }
+func (r *ranked) Push(t any) {
+	t.(*ticket).index = len(*r)
+	*r = append(*r, t.(*ticket))
+}
 
 func (r *ranked) Pop() any {
 	old := *r
 	last := len(old) - 1
 	t := old[last]
+	t.index = -1
 	old[last] = nil
 	*r = old[:last]
 	return t

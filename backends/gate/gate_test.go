@@ -42,3 +42,34 @@ func TestOfThoseThatWaitTheHighestRankGoesFirstAndThenTheOldest(t *testing.T) {
 		}
 	})
 }
+
+func TestNobodyWaitsForEverWhileOthersOfHigherRankKeepComing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := New(1)
+		if err := g.Enter(t.Context(), 0); err != nil {
+			t.Fatal(err)
+		}
+		small := false
+		go func() {
+			if g.Enter(t.Context(), 1) == nil {
+				small = true
+				g.Leave()
+			}
+		}()
+		synctest.Wait()
+		for n := 1; !small; n++ {
+			if n > oldestEach {
+				t.Fatalf("%d others went before it", n-1)
+			}
+			go func() { // a bigger one comes before the place is given back
+				if err := g.Enter(t.Context(), 9); err != nil {
+					t.Error(err)
+				}
+			}()
+			synctest.Wait()
+			g.Leave()
+			synctest.Wait()
+		}
+		g.Leave()
+	})
+}

@@ -148,19 +148,17 @@ func (f *follower) Read(p []byte) (int, error) {
 		for f.starved() {
 			b.grown.Wait()
 		}
+		err := f.ended()
 		b.mu.Unlock()
+		if err != nil { // a place would be for nothing
+			return 0, err
+		}
 		if err := f.slot.enter(); err != nil {
 			return 0, err
 		}
 		b.mu.Lock()
 	}
-	size, err := b.size, b.err
-	switch {
-	case f.closed:
-		err = os.ErrClosed
-	case b.begun != f.begun:
-		err = errBegunAnew
-	}
+	size, err := b.size, f.ended()
 	b.mu.Unlock()
 	switch {
 	case err != nil:
@@ -174,6 +172,17 @@ func (f *follower) Read(p []byte) (int, error) {
 		err = nil
 	}
 	return n, err
+}
+
+// ended says why there is nothing to read any more. With blob.mu held.
+func (f *follower) ended() error {
+	switch {
+	case f.closed:
+		return os.ErrClosed
+	case f.blob.begun != f.begun:
+		return errBegunAnew
+	}
+	return f.blob.err
 }
 
 // download is one blob on its way from a registry.

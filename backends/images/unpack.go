@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"sync/atomic"
 
 	"github.com/klauspost/readahead"
 	"github.com/opencontainers/go-digest"
@@ -27,7 +28,8 @@ func unpack(stream *inspector, dir string, seen func(int64)) (unpacked, error) {
 	count := &counter{to: hash.Hash(), seen: seen}
 	// The unpacking thread is woken by the system each time it has waited: few
 	// large pieces, some ahead.
-	ahead, err := readahead.NewReaderSize(io.TeeReader(stream, count), aheadPieces, aheadSize)
+	source := &stoppable{Reader: io.TeeReader(stream, count)}
+	ahead, err := readahead.NewReaderSize(source, aheadPieces, aheadSize)
 	if err != nil {
 		return unpacked{}, err
 	}
@@ -37,6 +39,7 @@ func unpack(stream *inspector, dir string, seen func(int64)) (unpacked, error) {
 		// it an error when there is no more.
 		_, err = io.Copy(io.Discard, struct{ io.Reader }{ahead})
 	}
+	source.stopped.Store(true) // else Close waits until all pieces are full
 	ahead.Close()
 	return unpacked{
 		DiffID: hash.Digest(), Size: count.bytes, Files: uint64(stream.entries),
@@ -45,6 +48,20 @@ func unpack(stream *inspector, dir string, seen func(int64)) (unpacked, error) {
 }
 
 const aheadPieces, aheadSize = 4, 256 << 10
+
+// stoppable is a reader that somebody else can end, at the next Read.
+type stoppable struct {
+	io.Reader
+	stopped atomic.Bool
+}
+
+// Read implements io.Reader.
+func (s *stoppable) Read(p []byte) (int, error) {
+	if s.stopped.Load() {
+		return 0, os.ErrClosed
+	}
+	return s.Reader.Read(p)
+}
 
 // counter hashes and counts a stream.
 type counter struct {
