@@ -34,6 +34,7 @@ func newInProcess(c *container, r wire.Create, spec *specs.Spec) (engine, error)
 	if err != nil {
 		return nil, err
 	}
+	config.Seccomp = c.m.profiles.same(config.Seccomp)
 	lc, err := libcontainer.Create(c.m.state(), r.Key(), config)
 	if err != nil {
 		return nil, err

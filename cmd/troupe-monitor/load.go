@@ -126,6 +126,7 @@ func (c *container) loadEngine() error {
 		}
 		return nil
 	}
+	c.m.profiles.share(lc)
 	state, err := lc.State()
 	if err != nil {
 		return err

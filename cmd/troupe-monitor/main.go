@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	runtimedebug "runtime/debug"
 	"strconv"
 	"strings"
 
@@ -87,6 +88,17 @@ func run(dir, manager string, log *slog.Logger) error {
 	}
 	if !seccomp.Enabled {
 		return errors.New("this binary was built without seccomp (-tags seccomp): it would run no confined container")
+	}
+	// libcontainer passes this one on to the inits, for which a thread is enough;
+	// the number of our own is settled already. Nothing else that is started
+	// inherits our environment.
+	if err := os.Setenv("GOMAXPROCS", "1"); err != nil {
+		return err
+	}
+	// Most of what it holds is containers' configurations, and it makes little
+	// garbage: half as much again as what lives, not as much.
+	if os.Getenv("GOGC") == "" {
+		runtimedebug.SetGCPercent(50)
 	}
 	p := paths{dir: filepath.Clean(dir)}
 	if err := p.make(); err != nil {

@@ -6,7 +6,11 @@ import (
 	"container/list"
 	"crypto/sha256"
 	"errors"
+	"reflect"
 	"sync"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
 )
 
 // profilesMax is how many profiles' programs are kept, 5 to 32 KiB each. A node
@@ -17,6 +21,7 @@ const profilesMax = 64
 // are written by the compiler only: no container's process gets to them.
 type profiles struct {
 	mu    sync.Mutex
+	told  []configs.Seccomp // as libcontainer has them; see same
 	known map[[sha256.Size]byte]*list.Element
 	byUse *list.List // of *profile, the last used first
 }
@@ -73,5 +78,35 @@ func (c *profiles) forget(p *profile) {
 	if e := c.known[p.key]; e != nil && e.Value == p {
 		c.byUse.Remove(e)
 		delete(c.known, p.key)
+	}
+}
+
+// same gives the profile that another container has already when it is equal:
+// libcontainer keeps a container's configuration as long as there is the
+// container, 40 KiB of it are the usual profile, and nobody changes it.
+func (c *profiles) same(profile *configs.Seccomp) *configs.Seccomp {
+	if profile == nil {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range c.told {
+		if reflect.DeepEqual(&c.told[i], profile) {
+			own := c.told[i]
+			return &own
+		}
+	}
+	if len(c.told) >= profilesMax {
+		c.told = nil // those of containers that live stay with them
+	}
+	c.told = append(c.told, *profile)
+	return profile
+}
+
+// share does that for a container that was loaded.
+func (c *profiles) share(lc *libcontainer.Container) {
+	config := lc.Config()
+	if config.Seccomp != nil {
+		*config.Seccomp = *c.same(config.Seccomp)
 	}
 }

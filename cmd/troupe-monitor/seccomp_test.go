@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	moby "github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runc/libcontainer/configs"
@@ -329,5 +331,28 @@ func TestAProfileIsCompiledOnceAndTheLeastUsedIsForgotten(t *testing.T) {
 	}
 	if n := calls.Load(); n != 3+3*profilesMax {
 		t.Errorf("a failure was kept: %d", n)
+	}
+}
+
+func TestContainersWithEqualProfilesShareOne(t *testing.T) {
+	profile := func(call string) *configs.Seccomp {
+		return &configs.Seccomp{DefaultAction: configs.Allow, Syscalls: []*configs.Syscall{{Name: call, Action: configs.Errno}}}
+	}
+	p := newProfiles()
+	first, second, other := p.same(profile("bpf")), p.same(profile("bpf")), p.same(profile("acct"))
+	if first.Syscalls[0] != second.Syscalls[0] {
+		t.Error("two containers with the same profile have two copies of it")
+	}
+	if first.Syscalls[0] == other.Syscalls[0] || other.Syscalls[0].Name != "acct" {
+		t.Error("one container has the profile of another")
+	}
+	if p.same(nil) != nil {
+		t.Error("a container without a profile has got one")
+	}
+	for range 2 * profilesMax {
+		p.same(profile(fmt.Sprint(len(p.told), time.Now().UnixNano())))
+	}
+	if len(p.told) > profilesMax {
+		t.Errorf("%d profiles are kept", len(p.told))
 	}
 }

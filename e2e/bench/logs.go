@@ -86,7 +86,7 @@ func logs(ctx context.Context, o options) error {
 		return err
 	}
 	if o.only == "" || o.only == conmon {
-		if err := withStage(ctx, func(s *stage) error {
+		if err := withStage(ctx, o, func(s *stage) error {
 			return again(conmon, func() (written, error) { return s.writeByConmon(ctx, o.megabyte) })
 		}); err != nil {
 			return fmt.Errorf("conmon: %w", err)

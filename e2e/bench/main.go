@@ -35,6 +35,7 @@ type options struct {
 	megabyte int
 	pods     int
 	only     string
+	profile  string
 	out      string
 }
 
@@ -84,6 +85,7 @@ func main() {
 	flags.IntVar(&o.megabyte, "megabytes", o.megabyte, "what a container writes")
 	flags.IntVar(&o.pods, "pods", o.pods, "pods that are there when the daemon is killed")
 	flags.StringVar(&o.only, "only", "", "only this contender; then nothing is written to the directory")
+	flags.StringVar(&o.profile, "profile", "", "write a CPU profile of Troupe's daemon to this file (and run slower for it)")
 	flags.StringVar(&o.out, "out", "bench", "directory for the results, from the repository's root")
 	_ = flags.Parse(os.Args[2:]) // it exits itself
 	harness.Enter()
@@ -120,7 +122,7 @@ func (o options) each(ctx context.Context, do func(context.Context, *stage, cont
 		if o.only != "" && o.only != c.name {
 			continue
 		}
-		if err := withStage(ctx, func(s *stage) error { return do(ctx, s, c) }); err != nil {
+		if err := withStage(ctx, o, func(s *stage) error { return do(ctx, s, c) }); err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
 		}
 	}
@@ -129,6 +131,7 @@ func (o options) each(ctx context.Context, do func(context.Context, *stage, cont
 
 // stage is what is the same for every contender.
 type stage struct {
+	options
 	lab      *harness.Lab
 	network  *harness.Network
 	registry *harness.Registry
@@ -137,13 +140,13 @@ type stage struct {
 	peer     *harness.Containerd
 }
 
-func withStage(ctx context.Context, do func(*stage) error) (err error) {
+func withStage(ctx context.Context, o options, do func(*stage) error) (err error) {
 	lab, err := harness.NewLab()
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, lab.Close()) }()
-	s := &stage{lab: lab}
+	s := &stage{options: o, lab: lab}
 	if s.network, err = lab.NewNetwork(); err != nil {
 		return err
 	}
@@ -168,6 +171,7 @@ func withStage(ctx context.Context, do func(*stage) error) (err error) {
 func startTroupe(ctx context.Context, s *stage) (_ string, err error) {
 	s.daemon, err = s.lab.NewDaemon(harness.DaemonOptions{
 		Network: s.network, Insecure: []string{s.registry.Host}, LogLevel: "info", // as in production
+		Args: s.profiling(),
 	})
 	if err != nil {
 		return "", err
@@ -206,4 +210,11 @@ func medianOf[T any](all []T, figure func(T) float64) float64 {
 	}
 	slices.Sort(values)
 	return values[len(values)/2]
+}
+
+func (o options) profiling() []string {
+	if o.profile == "" {
+		return nil
+	}
+	return []string{"--profile-cpu", o.profile}
 }

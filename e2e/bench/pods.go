@@ -112,15 +112,15 @@ func podTargets(ours, theirs *load.Report) []verdict.Target {
 	all = append(all, both(fmt.Sprintf("ListContainerStats of %d", o.Present), 0.1, "ListContainerStats")...)
 	if o.Burst != nil && p.Burst != nil {
 		all = append(all,
-			verdict.AtLeast(fmt.Sprintf("pods started a second, %d callers", o.Burst.Callers), 5, perSecond(o.Burst), perSecond(p.Burst)),
-			verdict.AtMost("CPU ms per pod started", 0.2, cpuEach(o.Burst), cpuEach(p.Burst)))
+			verdict.AtLeast(fmt.Sprintf("pods started a second, %d callers", o.Burst.Callers), 5, burstRate(o), burstRate(p)),
+			verdict.AtMost("CPU ms per pod started", 0.2, burstCPU(o), burstCPU(p)))
 	}
 	all = append(all, verdict.AtMost(fmt.Sprintf("PSS MiB of daemon and monitors, %d pods", o.Present), 0.1, mib(o), mib(p)))
 	if first := ours.Levels[0]; first.Present < o.Present {
 		all = append(all, verdict.NoMore("PSS MiB each further pod costs", 0.1, (mib(o)-mib(first))/float64(o.Present-first.Present)))
 	}
 	if o.Idle != nil && p.Idle != nil {
-		all = append(all, verdict.AtMost("idle CPU, % of a core", 0.5, 100*o.Idle.CPUSeconds/o.Idle.Seconds, 100*p.Idle.CPUSeconds/p.Idle.Seconds))
+		all = append(all, verdict.AtMost("idle CPU, % of a core", 0.5, idleShare(o), idleShare(p)))
 	}
 	return all
 }
@@ -137,9 +137,30 @@ func sum(calls map[string]load.Stat, of func(load.Stat) float64, names ...string
 	return total
 }
 
-func perSecond(b *load.Burst) float64 { return float64(b.Pods) / b.Start.Seconds }
-func cpuEach(b *load.Burst) float64   { return 1000 * b.Start.CPUSeconds / float64(b.Pods) }
-func mib(l load.Level) float64        { return float64(l.Memory.PSSKiB) / 1024 }
+func mib(l load.Level) float64 { return float64(l.Memory.PSSKiB) / 1024 }
+
+// burstRate is pods a second, burstCPU milliseconds for each, idleShare a part
+// of a core in per cent; 0: not measured at this level.
+func burstRate(l load.Level) float64 {
+	if l.Burst == nil {
+		return 0
+	}
+	return float64(l.Burst.Pods) / l.Burst.Start.Seconds
+}
+
+func burstCPU(l load.Level) float64 {
+	if l.Burst == nil {
+		return 0
+	}
+	return 1000 * l.Burst.Start.CPUSeconds / float64(l.Burst.Pods)
+}
+
+func idleShare(l load.Level) float64 {
+	if l.Idle == nil {
+		return 0
+	}
+	return 100 * l.Idle.CPUSeconds / l.Idle.Seconds
+}
 
 // ratios turns targets with a peer into bars: where more is better, the peer's
 // as a part of ours.
@@ -181,7 +202,18 @@ func callsTable(reports map[string]*load.Report) string {
 		for _, n := range names {
 			fmt.Fprintf(&b, " %14.1f | %8s |", mib(reports[n].Levels[i]), "")
 		}
-		b.WriteString("\n\n")
+		b.WriteString("\n")
+		for _, row := range []struct {
+			what string
+			of   func(load.Level) float64
+		}{{"pods a second", burstRate}, {"CPU ms a start", burstCPU}, {"idle, % of a core", idleShare}} {
+			fmt.Fprintf(&b, "| %-19s |", row.what)
+			for _, n := range names {
+				fmt.Fprintf(&b, " %14.2f | %8s |", row.of(reports[n].Levels[i]), "")
+			}
+			b.WriteString("\n")
+		}
+		b.WriteString("\n")
 	}
 	return b.String()
 }

@@ -112,7 +112,7 @@ func (d *driver) level(ctx context.Context, present int) (l Level, err error) {
 	if err := pause(ctx, settle); err != nil { // let garbage collectors and start-up helpers settle
 		return l, err
 	}
-	if l.Busy, err = BusyCores(ctx, time.Second); err != nil {
+	if l.Busy, err = d.others(ctx); err != nil {
 		return l, err
 	}
 	if l.Memory, err = measure(d.Processes); err != nil {
@@ -138,6 +138,21 @@ func (d *driver) level(ctx context.Context, present int) (l Level, err error) {
 }
 
 const settle = 3 * time.Second
+
+// others is how many cores are used by something else than the runtime, which
+// may have work of its own also when nobody asks for anything.
+func (d *driver) others(ctx context.Context) (float64, error) {
+	before, err := CPUOf(d.Processes)
+	if err != nil {
+		return 0, err
+	}
+	cores, err := BusyCores(ctx, time.Second)
+	if err != nil {
+		return 0, err
+	}
+	after, err := CPUOf(d.Processes)
+	return max(0, cores-(after-before).Seconds()), err
+}
 
 // lives runs n pods through their lives, one after the other.
 func (d *driver) lives(ctx context.Context, n int, rec *recorder) error {
