@@ -17,6 +17,7 @@ type Network struct {
 	Subnet    string
 	Addresses string // where host-local keeps what it handed out
 	NoPortmap bool   // the list that Configure writes has no plugin for host ports
+	NoMasq    bool   // pods' packets leave with their own addresses: no iptables rule for each
 	Plugin    string // stands in the list instead of "bridge"
 	dir       string
 	lab       *Lab
@@ -48,11 +49,11 @@ func (n *Network) Configure() error {
 	_, err := n.lab.Write(fmt.Sprintf(`{
   "cniVersion": "1.0.0", "name": %q,
   "plugins": [
-    {"type": %q, "bridge": %q, "isGateway": true, "ipMasq": true, "hairpinMode": true,
+    {"type": %q, "bridge": %q, "isGateway": true, "ipMasq": %t, "hairpinMode": true,
      "ipam": {"type": "host-local", "dataDir": %q, "ranges": [[{"subnet": %q}]], "routes": [{"dst": "0.0.0.0/0"}]}}%s
   ]
 }
-`, n.lab.Name, cmp.Or(n.Plugin, "bridge"), n.Bridge, n.Addresses, n.Subnet, portmap), "cni", "net.d", "10-lab.conflist")
+`, n.lab.Name, cmp.Or(n.Plugin, "bridge"), n.Bridge, !n.NoMasq, n.Addresses, n.Subnet, portmap), "cni", "net.d", "10-lab.conflist")
 	return err
 }
 

@@ -58,6 +58,49 @@ type Stat struct {
 	Mean float64 `json:"mean"`
 }
 
+// Median takes each figure's median over runs of the same levels; of what
+// disturbed them, the worst.
+func Median(runs []*Report) *Report {
+	m := *runs[0]
+	m.Levels = nil
+	for i := range runs[0].Levels {
+		of := func(figure func(*Level) float64) float64 {
+			var all []float64
+			for _, r := range runs {
+				all = append(all, figure(&r.Levels[i]))
+			}
+			slices.Sort(all)
+			return all[len(all)/2]
+		}
+		l := runs[0].Levels[i]
+		l.Calls = map[string]Stat{}
+		for name := range runs[0].Levels[i].Calls {
+			l.Calls[name] = Stat{
+				N:   int(of(func(l *Level) float64 { return float64(l.Calls[name].N) })),
+				P50: of(func(l *Level) float64 { return l.Calls[name].P50 }), P99: of(func(l *Level) float64 { return l.Calls[name].P99 }),
+				Mean: of(func(l *Level) float64 { return l.Calls[name].Mean }),
+			}
+		}
+		for _, r := range runs {
+			l.Busy = max(l.Busy, r.Levels[i].Busy)
+		}
+		l.Memory.PSSKiB = int(of(func(l *Level) float64 { return float64(l.Memory.PSSKiB) }))
+		if l.Burst != nil {
+			b := *l.Burst
+			b.Start.Seconds = of(func(l *Level) float64 { return l.Burst.Start.Seconds })
+			b.Start.CPUSeconds = of(func(l *Level) float64 { return l.Burst.Start.CPUSeconds })
+			b.Stop.Seconds = of(func(l *Level) float64 { return l.Burst.Stop.Seconds })
+			b.Stop.CPUSeconds = of(func(l *Level) float64 { return l.Burst.Stop.CPUSeconds })
+			l.Burst = &b
+		}
+		if l.Idle != nil {
+			l.Idle = &Idle{Seconds: l.Idle.Seconds, CPUSeconds: of(func(l *Level) float64 { return l.Idle.CPUSeconds / l.Idle.Seconds }) * l.Idle.Seconds}
+		}
+		m.Levels = append(m.Levels, l)
+	}
+	return &m
+}
+
 // Print prints it for people.
 func (r *Report) Print(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
