@@ -23,22 +23,22 @@ type lines struct {
 
 func (w *lines) take(data []byte) {
 	now := time.Now().UTC()
-	w.log.begin()
-	w.format(now, data)
+	w.log.begin(now)
+	w.format(data)
 	w.write(now, len(data))
 }
 
-func (w *lines) format(now time.Time, data []byte) {
+func (w *lines) format(data []byte) {
 	for len(data) > 0 {
 		nl := bytes.IndexByte(data, '\n')
 		room := maxLine - len(w.half)
 		switch {
 		case nl >= 0 && nl <= room:
-			w.log.record(now, w.name, false, w.half, data[:nl])
+			w.log.record(w.name, false, w.half, data[:nl])
 			data = data[nl+1:]
 			w.half = nil
 		case len(data) > room:
-			w.log.record(now, w.name, true, w.half, data[:room])
+			w.log.record(w.name, true, w.half, data[:room])
 			data = data[room:]
 			w.half = nil
 		default:
@@ -49,9 +49,9 @@ func (w *lines) format(now time.Time, data []byte) {
 }
 
 // formatHalf makes a record of the beginning of a line: P, since no newline came.
-func (w *lines) formatHalf(now time.Time) {
+func (w *lines) formatHalf() {
 	if len(w.half) > 0 {
-		w.log.record(now, w.name, true, w.half)
+		w.log.record(w.name, true, w.half)
 		w.half = nil
 	}
 }
@@ -70,8 +70,8 @@ func (w *lines) write(now time.Time, n int) {
 // end writes a last line that has no newline.
 func (w *lines) end() {
 	now := time.Now().UTC()
-	w.log.begin()
-	w.formatHalf(now)
+	w.log.begin(now)
+	w.formatHalf()
 	w.write(now, 0)
 	w.log.ended()
 }
@@ -90,10 +90,9 @@ func (w *lines) mend() error {
 	if err := w.spool.read(data, from); err != nil {
 		return err
 	}
-	w.log.begin()
-	at := time.Unix(0, h.at).UTC()
-	w.format(at, data)
-	w.formatHalf(at) // to is always the end of a record
+	w.log.begin(time.Unix(0, h.at).UTC())
+	w.format(data)
+	w.formatHalf() // to is always the end of a record
 	w.log.mend(w.spool, to)
 	return nil
 }

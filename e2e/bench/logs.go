@@ -216,7 +216,7 @@ func (s *stage) writeByConmon(ctx context.Context, megabytes int) (w written, er
 	}
 	const id = "bench-logs"
 	if err := run(conmon, "--api-version", "1", "-c", id, "-u", id, "-r", runc, "-b", bundle, "-l", "k8s-file:"+log,
-		"-p", filepath.Join(bundle, "pid"), "--exit-dir", bundle, "--runtime-arg", "--root="+root); err != nil {
+		"-p", filepath.Join(bundle, "pid"), "--exit-dir", bundle, "--socket-dir-path", bundle, "--runtime-arg", "--root="+root); err != nil {
 		return w, err
 	}
 	defer func() {
