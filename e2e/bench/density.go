@@ -73,7 +73,8 @@ func density(ctx context.Context, o options) error {
 	}
 	series = append(series, restarts)
 	targets = append(targets,
-		verdict.NoMore(fmt.Sprintf("ms until a restarted daemon lists all %d", last.Present), 1000, raw.Comebacks[len(raw.Comebacks)-1].Lists),
+		verdict.AtMost(fmt.Sprintf("restart until all are listed, per pod, ms with %d to %d pods", last.Present, first.Present), 1.2,
+			raw.Comebacks[len(raw.Comebacks)-1].Lists/float64(last.Present), raw.Comebacks[0].Lists/float64(first.Present)),
 		verdict.NoMore("PSS MiB each further pod costs", 0.1, (mib(last)-mib(first))/float64(last.Present-first.Present)))
 	var table strings.Builder
 	table.WriteString("| pods | start ms | exec ms | stop ms | ListPodSandbox ms | ListContainers ms | ListContainerStats ms | restart ms | PSS MiB |\n")

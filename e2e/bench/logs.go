@@ -99,8 +99,8 @@ func logs(ctx context.Context, o options) error {
 	targets := []verdict.Target{
 		verdict.AtLeast("MB/s, to containerd's", 4, of(troupe, written.rate), of(containerd, written.rate)),
 		verdict.AtMost("CPU s/GB, to containerd's", 0.3, of(troupe, written.cost), of(containerd, written.cost)),
-		verdict.AtLeast("MB/s, to conmon's", 4, of(troupe, written.rate), of(conmon, written.rate)),
-		verdict.AtMost("CPU s/GB, to conmon's", 0.3, of(troupe, written.cost), of(conmon, written.cost)),
+		verdict.AtLeast("MB/s, to conmon's", 1, of(troupe, written.rate), of(conmon, written.rate)),
+		verdict.AtMost("CPU s/GB, to conmon's", 1, of(troupe, written.cost), of(conmon, written.cost)),
 	}
 	p := &page{
 		options: o, name: "LOGS", kind: "bench-logs", title: "A container writes as fast as it can", raw: all, busy: busy,
