@@ -34,11 +34,11 @@ type logFile struct {
 
 	mu      sync.Mutex
 	path    string
-	file    *os.File // nil: output is discarded
-	streams int      // that still write to it; the last one closes it
-	lost    int      // bytes dropped since writes fail
-	scratch []byte   // the batch; between batches nil
-	stamp   []byte   // what each of its records begins with
+	file    *os.File     // nil: output is discarded
+	streams int          // that still write to it; the last one closes it
+	lost    int          // bytes dropped since writes fail
+	scratch []byte       // the batch; between batches nil
+	stamp   []byte       // what each of its records begins with
 	keep    func(fd int) // told the descriptor, and -1 before it is closed; nil: nobody is
 }
 
