@@ -8,10 +8,9 @@ import (
 )
 
 // Gate lets a number of jobs in at a time. Of those that wait the one with the
-// highest rank goes first, among equals the one that came first; but each
-// fourth place goes to who came first of all, so that nobody waits for ever
-// while others keep coming.
+// highest rank goes first, among equals the one that came first.
 type Gate struct {
+	fair    bool
 	mu      sync.Mutex
 	free    int64 // below 0: more are in than there are places
 	waiting ranked
@@ -30,6 +29,10 @@ const oldestEach = 4
 
 // New makes a gate with so many places, all free.
 func New(places int64) *Gate { return &Gate{free: places} }
+
+// Fair makes one in which each fourth place goes to who came first of all, so
+// that nobody waits for ever while others of higher rank keep coming.
+func Fair(places int64) *Gate { return &Gate{free: places, fair: true} }
 
 // Enter waits for a place, which Leave gives back, or for the end of ctx.
 func (g *Gate) Enter(ctx context.Context, rank int64) error {
@@ -71,7 +74,7 @@ func (g *Gate) Leave() {
 
 // next is the index of who goes in now. With mu held.
 func (g *Gate) next() int {
-	if g.given%oldestEach != 0 {
+	if !g.fair || g.given%oldestEach != 0 {
 		return 0
 	}
 	oldest := g.waiting[0]

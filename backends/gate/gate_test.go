@@ -45,7 +45,7 @@ func TestOfThoseThatWaitTheHighestRankGoesFirstAndThenTheOldest(t *testing.T) {
 
 func TestNobodyWaitsForEverWhileOthersOfHigherRankKeepComing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := New(1)
+		g := Fair(1)
 		if err := g.Enter(t.Context(), 0); err != nil {
 			t.Fatal(err)
 		}

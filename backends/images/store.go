@@ -128,7 +128,7 @@ func New(cfg Config) (*Store, error) {
 		cfg: cfg, log: cfg.Log, resolveLimit: resolveLimit,
 		facts: map[string]facts{}, unlisted: map[string]string{}, files: map[string]inodes{}, staged: map[string]*stagedLayer{}, layers: newHolds(),
 	}
-	s.cores = gate.New(int64(max(2, runtime.NumCPU())))
+	s.cores = gate.Fair(int64(max(2, runtime.NumCPU())))
 	r, err := rulesOf(cfg)
 	if err != nil {
 		return nil, err

@@ -16,7 +16,7 @@ import (
 // design's measurements (shared/design.md §3).
 var floors = map[string]float64{
 	"pod namespaces":    0.4, // a network namespace, and lo
-	"pod network":       34,  // bridge, host-local and portmap, executed by hand
+	"pod network":       7.4, // bridge and host-local, executed by hand
 	"container rootfs":  0.8, // a directory and an overlay mount
 	"container process": 11,  // libcontainer alone, its seccomp program compiled
 }
