@@ -154,7 +154,18 @@ func (v *fakeView) Image(ref string) (messages.Image, bool) {
 	return messages.Image{}, false
 }
 
-func (v *fakeView) Filesystem() messages.Filesystem     { return v.fs }
+func (v *fakeView) Filesystem() messages.Filesystem {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.fs
+}
+
+func (v *fakeView) measure(fs messages.Filesystem) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.fs = fs
+}
+
 func (v *fakeView) Network() messages.Condition         { return v.network }
 func (v *fakeView) Runtime() messages.Condition         { return messages.Condition{OK: true} }
 func (v *fakeView) Pulls() []messages.PullProgress      { return v.pulls }

@@ -99,9 +99,9 @@ func (s *Server) RemoveImage(ctx context.Context, r *runtime.RemoveImageRequest)
 // ImageFsInfo answers with the file systems that hold the images and what
 // containers write: two directories, which may be on one disk or on two.
 func (s *Server) ImageFsInfo(ctx context.Context, _ *runtime.ImageFsInfoRequest) (*runtime.ImageFsInfoResponse, error) {
-	fs := s.node.View().Filesystem()
-	if fs.Mountpoint == "" {
-		return nil, messages.Errorf(messages.Unavailable, "the image file system has not been measured yet; ask again in a moment")
+	fs, err := s.imageFilesystem(ctx)
+	if err != nil {
+		return nil, err
 	}
 	if fs.At.IsZero() {
 		fs.At = time.Now()
@@ -110,6 +110,27 @@ func (s *Server) ImageFsInfo(ctx context.Context, _ *runtime.ImageFsInfoRequest)
 		ImageFilesystems:     []*runtime.FilesystemUsage{filesystem(fs)},
 		ContainerFilesystems: []*runtime.FilesystemUsage{filesystem(s.written(ctx))},
 	}, nil
+}
+
+// firstMeasure is how long a caller waits for the first measure of a daemon that
+// has just started. crictl asks for it before every command, with two seconds
+// for the answer: without, each would fail for a moment after a start.
+const firstMeasure = time.Second
+
+func (s *Server) imageFilesystem(ctx context.Context) (messages.Filesystem, error) {
+	for end := time.Now().Add(firstMeasure); ; {
+		if fs := s.node.View().Filesystem(); fs.Mountpoint != "" {
+			return fs, nil
+		}
+		if time.Now().After(end) {
+			return messages.Filesystem{}, messages.Errorf(messages.Unavailable, "the image file system has not been measured yet; ask again in a moment")
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return messages.Filesystem{}, ctx.Err()
+		}
+	}
 }
 
 // written adds up what containers, running or not, have written. One that has

@@ -170,6 +170,15 @@ func TestAPullForAnUnknownHandlerIsRefused(t *testing.T) {
 	}
 }
 
+// crictl asks for it before each of its commands.
+func TestWhoAsksForTheFileSystemsAMomentTooEarlyWaits(t *testing.T) {
+	g := newGateway(t)
+	time.AfterFunc(50*time.Millisecond, func() { g.view.measure(messages.Filesystem{Mountpoint: "/var/lib/containers"}) })
+	if _, err := g.img.ImageFsInfo(within(t), &runtime.ImageFsInfoRequest{}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestTheFileSystemsOfImagesAndOfContainersAreTold(t *testing.T) {
 	g := newGateway(t)
 	if _, err := g.img.ImageFsInfo(within(t), &runtime.ImageFsInfoRequest{}); status.Code(err) != codes.Unavailable {
