@@ -67,9 +67,9 @@ func density(ctx context.Context, o options) error {
 		series = append(series, op.series(r))
 		targets = append(targets, verdict.AtMost(fmt.Sprintf("%s, ms with %d to %d pods", op.name, last.Present, first.Present), 1.2, op.cost(last), op.cost(first)))
 	}
-	restarts := plot.Series{Name: "restart, all listed"}
+	restarts := plot.Series{Name: "restart until all are listed, per pod"}
 	for i, b := range raw.Comebacks {
-		restarts.X, restarts.Y = append(restarts.X, float64(r.Levels[i].Present)), append(restarts.Y, b.Lists)
+		restarts.X, restarts.Y = append(restarts.X, float64(r.Levels[i].Present)), append(restarts.Y, b.Lists/float64(r.Levels[i].Present))
 	}
 	series = append(series, restarts)
 	targets = append(targets,

@@ -80,7 +80,11 @@ func barsOf(lives []*debugv1.Life) (bars []plot.Bar) {
 			end := float64(e.GetAt().AsTime().UnixNano()) / float64(time.Millisecond)
 			start := end - float64(e.GetTook().AsDuration())/float64(time.Millisecond)
 			begin = min(begin, start)
-			bars = append(bars, plot.Bar{Text: what + e.GetStep(), Start: start, End: end, Floor: floors[what+e.GetStep()]})
+			bar := plot.Bar{Text: what + e.GetStep(), Start: start, End: end}
+			if end-start > 0.5 { // shorter is the record of a step that may take long
+				bar.Floor = floors[bar.Text]
+			}
+			bars = append(bars, bar)
 		}
 	}
 	for i := range bars {

@@ -59,7 +59,7 @@ type Ratio struct {
 
 // Ratios draws a bar for each: the peer's is as long as the dashed line is far.
 func Ratios(title string, rows []Ratio) string {
-	const left, right, row, top = 330.0, 70.0, 24.0, 50.0
+	const left, right, row, top = 410.0, 20.0, 24.0, 50.0
 	const length = 400.0
 	c := draw(title, left+length*1.25+right, top+row*float64(len(rows))+16)
 	c.text(left+length, top-8, "middle", "muted", "the other's = 1")
@@ -73,7 +73,7 @@ func Ratios(title string, rows []Ratio) string {
 		shown := min(r.Value, 1.25)
 		c.bar(left, y+4, shown*length, row-9, class, fmt.Sprintf("%s: %.2f, wanted at most %.2f", r.Text, r.Value, r.Wanted))
 		c.line(left+min(r.Wanted, 1.25)*length, y+1, left+min(r.Wanted, 1.25)*length, y+row-2, "wanted")
-		c.text(left+shown*length+8, y+15, "start", "muted", fmt.Sprintf("%.2f", r.Value))
+		c.text(left+max(shown, min(r.Wanted, 1.25))*length+8, y+15, "start", "muted", fmt.Sprintf("%.2f", r.Value))
 	}
 	return c.end()
 }
@@ -87,7 +87,7 @@ type Series struct {
 // Lines draws all with their own scale each: what counts is whether a line is
 // flat. Y is shown relative to the series' first.
 func Lines(title, x string, all []Series) string {
-	const left, right, top, bottom, width, height = 60.0, 190.0, 46.0, 40.0, 560.0, 300.0
+	const left, right, top, bottom, width, height = 60.0, 270.0, 46.0, 40.0, 560.0, 300.0
 	colours := []string{"#0969da", "#bc4c00", "#1a7f37", "#8250df", "#bf3989", "#9a6700", "#57606a", "#cf222e"}
 	c := draw(title, left+width+right, top+height+bottom)
 	most, first, last := 1.5, math.Inf(1), 0.0
@@ -99,7 +99,8 @@ func Lines(title, x string, all []Series) string {
 	at := func(x, y float64) (float64, float64) {
 		return left + width*math.Log(x/first)/math.Log(max(last/first, 1.0001)), top + height*(1-y/most)
 	}
-	for y := 0.0; y <= most; y += 0.5 {
+	step := 0.5 * math.Ceil(most/4)
+	for y := 0.0; y <= most; y += step {
 		_, v := at(first, y)
 		c.line(left, v, left+width, v, "axis")
 		c.text(left-8, v+4, "end", "muted", fmt.Sprintf("%.1f ×", y))
