@@ -46,6 +46,7 @@ race:
 
 unit:
 	CGO_ENABLED=0 go test -tags $(PURE_TAGS) ./cmd/... ./backends/... ./simulations/...
+	CGO_ENABLED=0 go test -tags $(PURE_TAGS) -run Allocates ./actors ./cri # the race detector has allocations of its own
 
 kernel:
 	CGO_ENABLED=1 go test -tags $(MONITOR_TAGS) ./cmd/troupe-monitor/...
@@ -101,6 +102,9 @@ bench-logs: build tools peers ## measure how fast a container can write, beside 
 
 bench-restart: build tools peers ## measure how soon a killed daemon answers for 300 pods; write bench/RESTART.md (as root)
 	$(BENCH) restart $(ARGS)
+
+recovery: build tools ## kill the daemon of PODS=500 pods and measure how soon they are back (as root)
+	CGO_ENABLED=0 go test -count=1 -timeout 20m -tags $(PURE_TAGS) -run TestPodsComeBackSoon ./e2e -recovery-pods=$(if $(filter file,$(origin PODS)),500,$(PODS)) -v
 
 bench-pull: build tools peers ## measure image pulls by Troupe, containerd and bare libraries; write bench/PULL.md (as root)
 	@CGO_ENABLED=0 go build -trimpath -tags $(PURE_TAGS) -o .cache/benchpull ./e2e/benchpull && ./.cache/benchpull $(ARGS)

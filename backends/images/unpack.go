@@ -21,8 +21,9 @@ type unpacked struct {
 	RootMode *os.FileMode // of the layer's own entry for its root, if it has one
 }
 
-// unpack puts the content of a tar stream into the empty directory dir. All the stream is read and hashed, also what follows the
-// archive's end. seen is told how far it is.
+// unpack puts the content of a tar stream into the empty directory dir. All the
+// stream is read and hashed, also what follows the archive's end. seen is told
+// how far it is.
 func unpack(stream *inspector, dir string, seen func(int64)) (unpacked, error) {
 	hash := digest.SHA256.Digester()
 	count := &counter{to: hash.Hash(), seen: seen}

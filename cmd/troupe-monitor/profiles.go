@@ -83,7 +83,7 @@ func (c *profiles) forget(p *profile) {
 
 // same gives the profile that another container has already when it is equal:
 // libcontainer keeps a container's configuration as long as there is the
-// container, 40 KiB of it are the usual profile, and nobody changes it.
+// container, with every rule of its profile, and nobody changes those.
 func (c *profiles) same(profile *configs.Seccomp) *configs.Seccomp {
 	if profile == nil {
 		return nil
