@@ -190,3 +190,20 @@ func TestTheMonitorMayDieAtEachPointOfTheWayToTheLog(t *testing.T) {
 	}
 	c.check(t, append(logs, c.LogPath)...)
 }
+
+func TestACommandThatEndsBeforeItsStartIsAnsweredIsNotAFailedStart(t *testing.T) {
+	r := newRehearsal(t)
+	s := r.container(shell("exit 4"))
+	if _, err := r.Create(r.ctx(), s); err != nil {
+		t.Fatal(err)
+	}
+	r.arm("start/released")
+	if _, err := r.Start(r.ctx(), s.Pod, s.Container); messages.KindOf(err) != messages.Unavailable {
+		t.Fatalf("the start of a monitor that died in it: %v", err)
+	}
+	r.fired("start/released")
+	r.eventually("its exit", func() bool {
+		st, err := r.State(r.ctx(), s.Pod, s.Container)
+		return err == nil && st.Status == messages.ProcessExited && st.ExitCode == 4 && !st.StartedAt.IsZero()
+	})
+}

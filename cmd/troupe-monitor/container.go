@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/cgroups"
+	"github.com/troupe-run/troupe/backends/failpoint"
 	"github.com/troupe-run/troupe/backends/monitor/wire"
 	"golang.org/x/sys/unix"
 )
@@ -138,6 +139,11 @@ func (c *container) start(ctx context.Context) (wire.State, error) {
 	if images != "" {
 		return c.restore(ctx)
 	}
+	// Before it runs: if we die with the start, the next monitor must not take the
+	// exit of a short command for that of an init that never came to it.
+	if err := writeJSON(c.m.container(c.ref.Key()), c.copyRecord()); err != nil {
+		c.log.Error("the start cannot be recorded; after an end of the monitor its time will be missing", "err", err)
+	}
 	// A start that was cut off may have had its effect.
 	if err := c.engine.start(ctx); err != nil && c.engine.status() != wire.Running {
 		c.mu.Lock()
@@ -147,20 +153,25 @@ func (c *container) start(ctx context.Context) (wire.State, error) {
 		c.mu.Unlock()
 		return wire.State{}, failf(wire.Internal, "start container %s: %v", c.ref.Key(), err)
 	}
+	failpoint.Hit("start", "released")
 	return c.nowRunning(), nil
 }
 
-// nowRunning takes down that the user's command runs.
+// nowRunning takes down that the user's command runs. It is not written: who
+// reads the record asks the engine.
 func (c *container) nowRunning() wire.State {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.record.Status == wire.Created { // it may have ended already
 		c.record.Status = wire.Running
-		if err := writeJSON(c.m.container(c.ref.Key()), c.record); err != nil {
-			c.log.Error("the start cannot be recorded; after an end of the monitor its time will be missing", "err", err)
-		}
 	}
 	return c.stateLocked()
+}
+
+func (c *container) copyRecord() record {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.record
 }
 
 // abortable is ctx, which Delete can end too.

@@ -37,7 +37,13 @@ func (m *monitor) load(held map[string]*kept) {
 		return
 	}
 	for _, n := range names {
-		if !keyForm.MatchString(n.Name()) || filepath.Ext(n.Name()) == ".tmp" {
+		if filepath.Ext(n.Name()) == ".tmp" { // half written when the last monitor died
+			if err := os.Remove(m.container(n.Name())); err != nil {
+				m.log.Error("what was half written stays until the next start", "err", err)
+			}
+			continue
+		}
+		if !keyForm.MatchString(n.Name()) {
 			continue
 		}
 		var rec record
@@ -66,6 +72,9 @@ func (c *container) load(rec record, held map[string]*kept) error {
 	}
 	if err := c.loadEngine(); err != nil {
 		return err
+	}
+	if _, err := os.Lstat(c.m.fifo(c.ref.Key())); err == nil { // init waits there until it is started
+		c.record.StartedAt = time.Time{}
 	}
 	c.thawLeft()
 	c.endExecs(held)
@@ -216,6 +225,9 @@ func (c *container) foreignAlive() bool {
 		return false
 	}
 	c.record.Status = status
+	if status == wire.Created {
+		c.record.StartedAt = time.Time{}
+	}
 	return true
 }
 

@@ -25,6 +25,7 @@ func init() {
 	failpoint.Declare("exit", "recorded")
 	failpoint.Declare("create", "recorded")
 	failpoint.Declare("create", "made")
+	failpoint.Declare("start", "released")
 	for _, name := range []string{
 		"log/anew/truncated", "log/splice/after", "log/read/after", "log/terminal/spliced", "log/intent/after", "log/write/after",
 		"log/done/after", "log/punch/after", "log/remove/before", "log/reopen/before", "log/reopen/after", "log/mend/before",

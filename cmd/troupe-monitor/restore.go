@@ -93,7 +93,12 @@ func (c *container) restore(ctx context.Context) (wire.State, error) {
 		c.exited(exitStatus{code: startFailed}, false)
 		return wire.State{}, failf(wire.Precondition, "start container %s: criu cannot restore it here: %v", c.ref.Key(), err)
 	}
-	return c.nowRunning(), nil
+	state := c.nowRunning()
+	// A restored process that has ended must not be restored again.
+	if err := writeJSON(c.m.container(c.ref.Key()), c.copyRecord()); err != nil {
+		c.log.Error("the start cannot be recorded; if the monitor ends, what has ended may be restored once more", "err", err)
+	}
+	return state, nil
 }
 
 func (c *container) makeRestored(ctx context.Context) error {

@@ -149,8 +149,9 @@ func (n *node) push(ctx context.Context, registry *harness.Registry) error {
 func (n *node) close() error {
 	var err error
 	if n.other != nil && !n.lab.Abandon {
-		if err = n.other.end(n.cri); err != nil {
-			err = fmt.Errorf("the other pod cannot be ended: %w\n%s\n--- the monitor's log\n%s", err, processTree(), n.monitorTail(60))
+		// The second of two points need not have been reached.
+		if err = errors.Join(n.disarm(), n.other.end(n.cri)); err != nil {
+			err = fmt.Errorf("the other pod cannot be ended: %w\n%s\n--- the daemon's log\n%s\n--- the monitor's\n%s", err, harness.Waits(), n.daemon.Tail(20), n.monitorTail(20))
 			n.lab.Abandon = true
 		}
 	}
@@ -158,19 +159,6 @@ func (n *node) close() error {
 		n.cri.Close()
 	}
 	return errors.Join(err, n.lab.Close())
-}
-
-// processTree is what runs on this node: pid, parent, state, name.
-func processTree() string {
-	var b strings.Builder
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, path := range stats {
-		stat, _ := os.ReadFile(path)
-		if fields := strings.Fields(string(stat)); len(fields) > 3 {
-			fmt.Fprintf(&b, "%s child of %s: %s %s\n", fields[0], fields[3], fields[2], fields[1])
-		}
-	}
-	return b.String()
 }
 
 // revive starts a daemon that has ended, as systemd does.

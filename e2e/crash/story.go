@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/troupe-run/troupe/e2e/harness"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -40,6 +41,9 @@ type held struct {
 	id      string
 	attempt uint32
 }
+
+// stuck is from when on it is told what is waited for.
+const stuck = 8 * time.Second
 
 // slow is from when on a step of a story is told of.
 const slow = 3 * time.Second
@@ -234,6 +238,7 @@ func (s *story) try(what string, f func(context.Context) error) error {
 			s.r.Slow = append(s.r.Slow, fmt.Sprintf("%s took %.1fs", what, took.Seconds()))
 		}
 	}()
+	defer s.watch(what)()
 	end := min(time.Until(s.ends), 25*time.Second)
 	for deadline := time.Now().Add(end); ; time.Sleep(30 * time.Millisecond) {
 		if err := s.n.revive(); err != nil {
@@ -249,6 +254,15 @@ func (s *story) try(what string, f func(context.Context) error) error {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 	}
+}
+
+// watch tells, once a step has taken as long as none should, what each thread on
+// the node waits for at that moment. Calling what it gives ends it.
+func (s *story) watch(what string) (end func()) {
+	t := time.AfterFunc(stuck, func() {
+		fmt.Fprintf(os.Stderr, "--- %q took %s, and this is what was waited for\n%s%s\n", what, stuck, harness.Waits(), s.n.daemon.Goroutines())
+	})
+	return func() { t.Stop() }
 }
 
 // restart kills the daemon in the story's middle, for points that only a start
