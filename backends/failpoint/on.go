@@ -26,8 +26,9 @@ var (
 	mu    sync.Mutex
 	names = map[string]bool{}
 	// spec is what is armed; hits counts the Hits of its name since it is.
-	spec = os.Getenv(envSpec)
-	hits int
+	spec   = os.Getenv(envSpec)
+	hits   int
+	byFile bool // it is the file that says so: with the file it goes
 	file = os.Getenv(envFile)
 	path = os.Getenv(envPath)
 )
@@ -63,7 +64,7 @@ func Names() []string {
 // declared is a mistake of this program's, which would be in no list: it panics.
 func Hit(parts ...string) {
 	name := strings.Join(parts, "/")
-	what, byFile := due(name)
+	what, armedByFile := due(name)
 	if what == "" {
 		return
 	}
@@ -73,14 +74,14 @@ func Hit(parts ...string) {
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {} // the signal is on its way to this very thread
 	case "hang":
-		hang(byFile)
+		hang(armedByFile)
 	case "panic":
 		panic("failpoint " + name)
 	}
 }
 
 // due says what the point is to do now, if anything, and takes it off.
-func due(name string) (what string, byFile bool) {
+func due(name string) (what string, armedByFile bool) {
 	mu.Lock()
 	defer mu.Unlock()
 	if !names[name] {
@@ -94,6 +95,8 @@ func due(name string) (what string, byFile bool) {
 			spec, hits, byFile = now, 0, true
 		case err == nil:
 			byFile = true
+		case byFile:
+			spec, hits, byFile = "", 0, false
 		}
 	}
 	want, what, nth := parse(spec)

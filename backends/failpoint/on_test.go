@@ -25,6 +25,9 @@ func TestMain(m *testing.M) {
 	for range 3 {
 		Hit("test", "point")
 		os.Stdout.WriteString("passed\n")
+		if at := os.Getenv("FAILPOINT_DISARM"); at != "" {
+			_ = os.Remove(at)
+		}
 	}
 }
 
@@ -64,6 +67,16 @@ func TestAPointArmedByFileFiresOnceAndLeavesItsMark(t *testing.T) {
 	}
 	if passed, state, _ := child(t, "TROUPE_FAILPOINT_FILE="+at); passed != 3 || !state.Success() {
 		t.Fatalf("fired again: passed %d times, %v", passed, state)
+	}
+}
+
+func TestAPointWhoseFileIsTakenAwayIsDisarmed(t *testing.T) {
+	at := filepath.Join(t.TempDir(), "arm")
+	if err := os.WriteFile(at, []byte("test/point=kill,2\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if passed, state, _ := child(t, "TROUPE_FAILPOINT_FILE="+at, "FAILPOINT_DISARM="+at); passed != 3 || !state.Success() {
+		t.Fatalf("passed %d times, %v", passed, state)
 	}
 }
 
