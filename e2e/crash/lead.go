@@ -25,6 +25,7 @@ type result struct {
 	Unknown  int            // exits told as unknown
 	Hits     map[string]int // of a trace
 	Slow     []string       // what took long
+	Stalled  bool           // the kernel stood still for a while (harness.Stalled)
 	Took     time.Duration
 	Log      string // the end of the logs, of a failure
 }
@@ -33,10 +34,22 @@ func (r *result) good() bool {
 	return r.Reached && r.Err == "" && len(r.Leaked) == 0 && r.Lost == 0 && r.Doubled == 0 && len(r.Invented) == 0
 }
 
+// unreached says that nothing is wrong but that the point was not come by.
+func (r *result) unreached() bool {
+	met := *r
+	met.Reached = true
+	return !r.Reached && met.good()
+}
+
 // shorter says that this story had fewer writes of the journal than the one that
 // was traced: the last of those can be come by sometimes only.
-func (r *result) shorter() bool {
-	return r.Task.Nth > 1 && !r.Reached && r.Err == "" && len(r.Leaked) == 0 && r.Lost == 0 && r.Doubled == 0 && len(r.Invented) == 0
+func (r *result) shorter() bool { return r.Task.Nth > 1 && r.unreached() }
+
+// inconclusive says that the story says nothing of Troupe: the kernel stood
+// still, or a monitor was past the point before it was armed, which happens when
+// the one before it has died.
+func (r *result) inconclusive() bool {
+	return r.Stalled && !r.good() || r.Task.First != "" && r.unreached()
 }
 
 func (r *result) String() string {
@@ -59,8 +72,11 @@ func (r *result) String() string {
 	wrong = append(wrong, r.Invented...)
 	wrong = append(wrong, r.Slow...)
 	word := "FAIL"
-	if r.good() {
+	switch {
+	case r.good():
 		word = "ok  "
+	case r.shorter():
+		word = "--  "
 	}
 	return fmt.Sprintf("%s %s (%.1fs) %s", word, r.Task, r.Took.Seconds(), strings.Join(wrong, "; "))
 }
@@ -70,6 +86,7 @@ type tally struct {
 	mu                                                sync.Mutex
 	points, survived, leaked, lost, invented, unknown int
 	shorter                                           int // see result.shorter
+	again                                             int // stories that were told again, see result.inconclusive
 }
 
 func (t *tally) add(r *result) {
@@ -87,6 +104,12 @@ func (t *tally) add(r *result) {
 	t.lost += r.Lost
 	t.invented += len(r.Invented)
 	t.unknown += r.Unknown
+}
+
+func (t *tally) oncemore() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.again++
 }
 
 func (t *tally) good() bool { return t.points > 0 && t.survived == t.points }
@@ -172,6 +195,9 @@ func lead(o *options) (*tally, error) {
 	}
 	group.Wait()
 	fmt.Printf("%d exits were told as unknown; %d later writes of the journal were not come by\n", t.unknown, t.shorter)
+	if t.again > 0 {
+		fmt.Printf("%d stories were told again: the kernel had stood still, or the next monitor was past the point before it was armed\n", t.again)
+	}
 	if err := errors.Join(errs...); err != nil {
 		return t, err
 	}
@@ -180,6 +206,9 @@ func lead(o *options) (*tally, error) {
 	}
 	return t, nil
 }
+
+// patience is how often a story is told that says nothing of Troupe.
+const patience = 3
 
 // serve does tasks with a worker until there are none: the first one is there
 // already, the others are hired.
@@ -192,6 +221,10 @@ func (h *hand) serve(i int, o *options, queue <-chan task, t *tally) (err error)
 	defer func() { err = errors.Join(err, h.dismiss()) }()
 	for one := range queue {
 		r, err := h.do(one)
+		for try := 1; err == nil && r.inconclusive() && try < patience; try++ {
+			t.oncemore()
+			r, err = h.do(one)
+		}
 		if err != nil {
 			return err
 		}

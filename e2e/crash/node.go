@@ -34,6 +34,9 @@ type node struct {
 	bin      string // the folder of the programs
 }
 
+// errStalled is the kernel's fault.
+var errStalled = errors.New("the kernel had stood still")
+
 // work does the tasks that come on stdin.
 func work(o *options) error {
 	in, out := decoder(os.Stdin), encoder(os.Stdout)
@@ -48,7 +51,12 @@ func work(o *options) error {
 		}
 		if n == nil {
 			var err error
-			if n, err = newNode(o); err != nil {
+			n, err = newNode(o)
+			for try := 1; errors.Is(err, errStalled) && try < patience; try++ {
+				fmt.Fprintln(os.Stderr, "worker: once more:", err)
+				n, err = newNode(o)
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -124,7 +132,11 @@ func (n *node) setUp(ctx context.Context, o *options) error {
 	// What is made once and stays (the network's lock files, say) is made by a
 	// first story.
 	if r := n.tell(o, task{Mode: traced}); r.Err != "" {
-		return errors.New("the first story: " + r.Err)
+		err := errors.New("the first story: " + r.Err)
+		if r.Stalled {
+			err = fmt.Errorf("%w; %w", err, errStalled)
+		}
+		return err
 	}
 	n.monitors = len(n.daemon.Monitors())
 	n.before, err = n.survey()

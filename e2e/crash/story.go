@@ -30,6 +30,7 @@ type story struct {
 	// reached: the point was, though its mark may be gone. leading: it is the one
 	// before that is armed.
 	reached, leading atomic.Bool
+	stalled          atomic.Bool // see result.Stalled
 	ends             time.Time
 	last             map[string]*held
 	judged           map[string]bool
@@ -63,7 +64,7 @@ func (n *node) tell(o *options, t task) *result {
 	if err := s.run(); err != nil {
 		s.r.Err = err.Error()
 	}
-	s.r.Took = time.Since(began)
+	s.r.Took, s.r.Stalled = time.Since(began), s.stalled.Load()
 	if !s.r.good() {
 		tail := 15
 		if strings.Contains(s.r.Err, "no answer in time") {
@@ -257,9 +258,14 @@ func (s *story) try(what string, f func(context.Context) error) error {
 }
 
 // watch tells, once a step has taken as long as none should, what each thread on
-// the node waits for at that moment. Calling what it gives ends it.
+// the node waits for at that moment; or takes down that it was the kernel which
+// stood still. Calling what it gives ends it.
 func (s *story) watch(what string) (end func()) {
 	t := time.AfterFunc(stuck, func() {
+		if harness.Stalled() {
+			s.stalled.Store(true)
+			return
+		}
 		fmt.Fprintf(os.Stderr, "--- %q took %s, and this is what was waited for\n%s%s\n", what, stuck, harness.Waits(), s.n.daemon.Goroutines())
 	})
 	return func() { t.Stop() }

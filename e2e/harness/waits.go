@@ -5,11 +5,43 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// stalls is how much of both processors' time the kernel takes for itself when
+// it makes no progress, in percent.
+const stalls = 95
+
+// Stalled says whether the kernel has taken all processors for itself in the
+// last half second or so. On two processors, Linux 6.18 can stand still so for
+// half a minute: processes that wait for a child walk the child's entries in
+// /proc (release_task, d_invalidate, d_walk) again and again until another that
+// holds one of them goes on, which gets no processor.
+func Stalled() bool {
+	before := systemTime()
+	time.Sleep(500 * time.Millisecond)
+	now := systemTime()
+	all := now[1] - before[1]
+	return all > 0 && (now[0]-before[0])*100/all >= stalls
+}
+
+// systemTime is the time of the kernel and of all, in ticks.
+func systemTime() (t [2]int) {
+	text, _ := os.ReadFile("/proc/stat")
+	line, _, _ := strings.Cut(string(text), "\n")
+	for i, field := range strings.Fields(line) {
+		n, _ := strconv.Atoi(field) // 0 of the line's name
+		t[1] += n
+		if i == 3 {
+			t[0] = n
+		}
+	}
+	return t
+}
 
 // Waits tells what each thread on this node waits for, as the kernel says it: a
 // line with pid, command line, state and the kernel's function, and the kernel's
@@ -40,7 +72,6 @@ func Waits() string {
 	for _, task := range runnable {
 		before[task] = ranAndWaited(task)
 	}
-	cpus, _ := os.ReadFile("/proc/stat")
 	time.Sleep(500 * time.Millisecond)
 	for _, task := range runnable {
 		fields, now := taskStat(task), ranAndWaited(task)
@@ -48,11 +79,6 @@ func Waits() string {
 			continue
 		}
 		fmt.Fprintf(&b, "%s %s on cpu %s: ran %s, waited for it %s\n", strings.TrimPrefix(task, "/proc/"), fields[0], fields[36], now[0]-before[task][0], now[1]-before[task][1])
-	}
-	later, _ := os.ReadFile("/proc/stat")
-	for _, text := range [][]byte{cpus, later} {
-		lines := strings.SplitN(string(text), "\n", 4)
-		fmt.Fprintln(&b, strings.Join(lines[:min(len(lines), 3)], "\n"))
 	}
 	return b.String()
 }
