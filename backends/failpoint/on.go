@@ -29,8 +29,8 @@ var (
 	spec   = os.Getenv(envSpec)
 	hits   int
 	byFile bool // it is the file that says so: with the file it goes
-	file = os.Getenv(envFile)
-	path = os.Getenv(envPath)
+	file   = os.Getenv(envFile)
+	path   = os.Getenv(envPath)
 )
 
 // Declare makes a name known to Names. Its parts are joined by "/". It is for

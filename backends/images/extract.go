@@ -8,10 +8,10 @@ import (
 	"io"
 	"os"
 	"path"
-	"runtime"
 	"strings"
 	"time"
 
+	"github.com/troupe-run/troupe/backends/thread"
 	"go.podman.io/storage/pkg/archive"
 	"golang.org/x/sys/unix"
 )
@@ -22,15 +22,10 @@ func extract(dir string, stream io.Reader) error {
 	return inRoot(dir, func() error { return newExtractor(stream).run() })
 }
 
-// inRoot has a thread of its own do the work. It is not used for anything
-// after that; it ends with its goroutine.
-func inRoot(dir string, work func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		result <- chrooted(dir, work)
-	}()
-	return <-result
+// inRoot has a thread of its own do the work.
+func inRoot(dir string, work func() error) (err error) {
+	thread.ThrownAway(func() { err = chrooted(dir, work) })
+	return err
 }
 
 func chrooted(dir string, work func() error) (err error) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/troupe-run/troupe/backends"
+	"github.com/troupe-run/troupe/backends/thread"
 	"github.com/troupe-run/troupe/messages"
 	"golang.org/x/sys/unix"
 )
@@ -92,7 +93,7 @@ func socketIn(netns string, family int) (fd int, err error) {
 		return -1, err
 	}
 	defer ns.Close()
-	onThrownAwayThread(func() {
+	thread.ThrownAway(func() {
 		if err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
 			err = fmt.Errorf("enter network namespace %s: %w", netns, err)
 			return

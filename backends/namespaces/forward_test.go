@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/troupe-run/troupe/backends"
-	"github.com/troupe-run/troupe/backends/namespaces"
+	"github.com/troupe-run/troupe/backends/thread"
 	"github.com/troupe-run/troupe/messages"
 	"golang.org/x/sys/unix"
 )
@@ -36,7 +36,7 @@ func podNet(t *testing.T) (f backends.Forwarder, netns string) {
 func listenIn(t *testing.T, netns, address string) (l net.Listener, port int32) {
 	t.Helper()
 	var err error
-	namespaces.OnThrownAwayThread(func() {
+	thread.ThrownAway(func() {
 		var f *os.File
 		if f, err = os.Open(netns); err != nil {
 			return

@@ -6,46 +6,20 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"github.com/troupe-run/troupe/backends"
+	"github.com/troupe-run/troupe/backends/thread"
 	"github.com/troupe-run/troupe/messages"
 	"golang.org/x/sys/unix"
 )
 
 // make unshares on a thread of its own and waits for it.
 func (b *Backend) make(wanted []kind, r backends.NamespaceRequest, settings []setting) (err error) {
-	onThrownAwayThread(func() { err = b.makeHere(wanted, r, settings) })
+	thread.ThrownAway(func() { err = b.makeHere(wanted, r, settings) })
 	if err != nil {
 		return fmt.Errorf("namespaces of pod %s: %w", r.Pod, err)
 	}
 	return nil
-}
-
-// onThrownAwayThread runs f on a thread that f may change for good, and waits
-// for it. The goroutine ends without unlocking, so the Go runtime ends the
-// thread too, and nothing else ever runs in the pod's namespaces. f must wait
-// for nothing but the kernel.
-func onThrownAwayThread(f func()) {
-	done := make(chan struct{})
-	var onThread func()
-	onThread = func() {
-		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() {
-			// The main thread cannot be ended: the runtime would park it in
-			// the pod's namespaces for ever. Keep it busy here, so that the
-			// next goroutine gets another thread, then give it back.
-			other := make(chan struct{})
-			go func() { defer close(other); onThread() }()
-			<-other
-			runtime.UnlockOSThread()
-			return
-		}
-		defer close(done) // also when f panics
-		f()
-	}
-	go onThread()
-	<-done
 }
 
 // makeHere changes the calling thread for good.

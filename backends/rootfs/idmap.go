@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 
+	"github.com/troupe-run/troupe/backends/thread"
 	"github.com/troupe-run/troupe/messages"
 	"golang.org/x/sys/unix"
 )
@@ -28,20 +28,8 @@ func (o overlay) mountMapped(target, userNS string) error {
 		return fmt.Errorf("the pod's user namespace: %w", err)
 	}
 	defer ns.Close()
-	made := make(chan mapped, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		if unix.Gettid() == unix.Getpid() {
-			// The main thread cannot be ended; hold it while another is used.
-			other := make(chan mapped, 1)
-			go func() { runtime.LockOSThread(); other <- o.mapHere(target, ns) }()
-			made <- <-other
-			runtime.UnlockOSThread()
-			return
-		}
-		made <- o.mapHere(target, ns)
-	}()
-	m := <-made
+	var m mapped
+	thread.ThrownAway(func() { m = o.mapHere(target, ns) })
 	if m.err != nil {
 		return m.err
 	}

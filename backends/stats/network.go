@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"runtime"
 
+	"github.com/troupe-run/troupe/backends/thread"
 	"github.com/troupe-run/troupe/messages"
 	"golang.org/x/sys/unix"
 )
@@ -39,7 +39,7 @@ func (m *Meter) Networks(ctx context.Context, pods []*messages.PodSnapshot) map[
 	if len(ask) == 0 {
 		return found
 	}
-	onThreadOfItsOwn(func() {
+	thread.ThrownAway(func() {
 		r := readers.Get().(*reader)
 		defer readers.Put(r)
 		for _, p := range ask {
@@ -55,28 +55,6 @@ func (m *Meter) Networks(ctx context.Context, pods []*messages.PodSnapshot) map[
 		}
 	})
 	return found
-}
-
-// onThreadOfItsOwn runs f on a thread that ends afterwards, since f changes it.
-func onThreadOfItsOwn(f func()) {
-	done := make(chan struct{})
-	var run func()
-	run = func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		if unix.Gettid() == unix.Getpid() {
-			// The main thread cannot be ended: hold it here, so that the next
-			// goroutine gets another one.
-			other := make(chan struct{})
-			go func() { defer close(other); run() }()
-			<-other
-			runtime.UnlockOSThread()
-			return
-		}
-		defer close(done)
-		f()
-	}
-	go run()
-	<-done
 }
 
 // interfaces reads the counters of the namespace that is pinned at a path. It

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/troupe-run/troupe/backends/thread"
 	"github.com/troupe-run/troupe/messages"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -17,7 +18,7 @@ func pinned(t testing.TB, link string) string {
 	pin := filepath.Join(t.TempDir(), "net")
 	ok(t, os.WriteFile(pin, nil, 0o600))
 	var err error
-	onThreadOfItsOwn(func() {
+	thread.ThrownAway(func() {
 		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return
 		}

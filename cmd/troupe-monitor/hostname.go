@@ -6,9 +6,9 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"runtime"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/troupe-run/troupe/backends/thread"
 	"golang.org/x/sys/unix"
 )
 
@@ -59,16 +59,12 @@ func (h hostname) inside(f func() error) error {
 		return fmt.Errorf("the pod's UTS namespace: %w", err)
 	}
 	defer ns.Close()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends
-		err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWUTS)
-		if err == nil {
+	thread.ThrownAway(func() {
+		if err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWUTS); err == nil {
 			err = f()
 		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
+	})
+	if err != nil {
 		return fmt.Errorf("the name in the pod's UTS namespace: %w", err)
 	}
 	return nil

@@ -44,7 +44,8 @@ func newInProcess(c *container, r wire.Create, spec *specs.Spec) (engine, error)
 
 func (e *inProcess) create(_ context.Context, p *process) error {
 	p.Init = true
-	return e.spawn(p)
+	config := e.lc.Config()
+	return e.c.m.startIn(&config, func() error { return e.spawn(p) })
 }
 
 func (e *inProcess) exec(_ context.Context, p *process) error { return e.spawn(p) }

@@ -16,15 +16,16 @@ import (
 // monitor is the table of containers and who is told about them.
 type monitor struct {
 	paths
-	systemd  bool
-	oomScore int // for containers whose spec has none
-	loop     *loop
-	log      *slog.Logger
-	quit     chan struct{} // closed when it may end
-	children children
-	profiles *profiles // compiled ones
-	frost    frost
-	keeper   *keeper
+	systemd   bool
+	oomScore  int // for containers whose spec has none
+	loop      *loop
+	log       *slog.Logger
+	quit      chan struct{} // closed when it may end
+	children  children
+	profiles  *profiles // compiled ones
+	anterooms *anterooms
+	frost     frost
+	keeper    *keeper
 
 	lockFile, socketFile *os.File
 	socketFd             int // of socketFile; -1: not there yet
@@ -49,7 +50,7 @@ func newMonitor(p paths, systemd bool, oomScore int, l *loop, log *slog.Logger) 
 	return &monitor{
 		paths: p, systemd: systemd, oomScore: oomScore, loop: l, log: log,
 		quit: make(chan struct{}), containers: map[string]*container{},
-		socketFd: -1, children: children{known: map[int]*child{}}, profiles: newProfiles(), keeper: &keeper{log: log},
+		socketFd: -1, children: children{known: map[int]*child{}}, profiles: newProfiles(), anterooms: newAnterooms(p.dir), keeper: &keeper{log: log},
 	}
 }
 
