@@ -166,7 +166,7 @@ func TestLeftoversOfEachKindGoAndStrangersStay(t *testing.T) {
 		"netns":              pin("net", run, "ns", "net", pod),
 		"ipcns":              pin("ipc", run, "ns", "ipc", pod),
 		"utsns":              write(run, "ns", "uts", pod), // the mount is gone
-		"network":            write(root, "cni", "results", n.lab.Name+"-"+pod+"-eth0"),
+		"network":            filepath.Dir(filepath.Dir(write(root, "cni", "pods", pod, "results", n.lab.Name+"-"+pod+"-eth0"))),
 		"network ":           write(root, "cni", "attempts", pod),
 		"hostport":           write(root, "cni", "ports", pod),
 		"checkpoint":         mkdir(root, "checkpoints", "restore-"+pod+"-"+container),
@@ -181,7 +181,7 @@ func TestLeftoversOfEachKindGoAndStrangersStay(t *testing.T) {
 		tmpfs(root, "pods", "backup of the operator"),
 		write(root, "pods", "notes.txt"),
 		write(root, "quarantine", fmt.Sprintf("%s-%d", pod, time.Now().UnixNano())), // for people, for a month
-		write(root, "cni", "results", "another-pod_1-eth0"),
+		write(root, "cni", "pods", "another-pod_1", "results", "net-another-pod_1-eth0"),
 		pin("net", n.lab.Dir, "netns", "of-docker"),
 		write(run, "ns", "net", "-not-an-id"),
 	}

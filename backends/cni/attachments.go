@@ -8,8 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
-	"strings"
 
 	"github.com/containernetworking/cni/libcni"
 	cnitypes "github.com/containernetworking/cni/pkg/types/100"
@@ -26,7 +24,11 @@ type attachment struct {
 // to no result. What is too damaged to read is undone by the configuration in
 // use now, which is the best guess there is.
 func (b *Backend) attachments(pod string) ([]attachment, error) {
-	cached, err := b.libcni(nil).GetCachedAttachments(pod)
+	results, err := b.results(pod)
+	if err != nil {
+		return nil, err
+	}
+	cached, err := b.libcni(pod, nil).GetCachedAttachments(pod)
 	if err != nil {
 		return nil, fmt.Errorf("read what pod %s is attached to: %w", pod, err)
 	}
@@ -49,11 +51,7 @@ func (b *Backend) attachments(pod string) ([]attachment, error) {
 	if open != nil && !have[open.list.Name] {
 		found = append(found, *open)
 	}
-	files, err := b.resultFiles(pod)
-	if err != nil {
-		return nil, err
-	}
-	if len(files) > 0 && len(found) == 0 { // a torn result is all there is
+	if results > 0 && len(found) == 0 { // a torn result is all there is
 		a, err := b.attachment(nil, &libcni.RuntimeConf{ContainerID: pod, IfName: ifName})
 		if err != nil {
 			return nil, err
@@ -100,7 +98,10 @@ func (b *Backend) openAttempt(pod string) (*attachment, error) {
 // writes it after the last plugin has succeeded, so it is whole.
 func (b *Backend) cachedResult(r backends.NetworkRequest) (backends.NetworkResult, bool) {
 	none := backends.NetworkResult{}
-	cni := b.libcni(nil)
+	if n, err := b.results(r.Pod); err != nil || n == 0 {
+		return none, false
+	}
+	cni := b.libcni(r.Pod, nil)
 	cached, err := cni.GetCachedAttachments(r.Pod)
 	if err != nil || len(cached) != 1 || cached[0].NetNS != r.NetNS || cached[0].IfName != ifName {
 		return none, false
@@ -124,42 +125,50 @@ func (b *Backend) cachedResult(r backends.NetworkRequest) (backends.NetworkResul
 	return backends.NetworkResult{IPs: ips}, len(ips) > 0
 }
 
-// resultFiles are the names of a pod's results, "<network>-<pod>-<interface>".
-func (b *Backend) resultFiles(pod string) ([]string, error) {
-	entries, err := os.ReadDir(b.resultsDir())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("list attached pods: %w", err)
+// results counts a pod's results. It removes what is none: libcni reads all there
+// is through links and without bound, and one to /dev/zero took all of the node's
+// memory.
+func (b *Backend) results(pod string) (n int, err error) {
+	remove := func(path string, mode fs.FileMode) error {
+		b.config.Log.Warn("what lay in the place of a network's result is removed", "path", path, "type", mode.Type())
+		return os.RemoveAll(path)
 	}
-	var names []string
-	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), "-"+pod+"-"+ifName) {
-			names = append(names, e.Name())
+	for _, dir := range []string{b.podDir(pod), b.resultsDir(pod)} {
+		info, err := os.Lstat(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			return 0, nil
+		}
+		if err == nil && !info.IsDir() {
+			return 0, remove(dir, info.Mode())
+		}
+		if err != nil {
+			return 0, fmt.Errorf("look for what pod %s is attached to: %w", pod, err)
 		}
 	}
-	return names, nil
+	entries, err := os.ReadDir(b.resultsDir(pod))
+	if err != nil {
+		return 0, fmt.Errorf("look for what pod %s is attached to: %w", pod, err)
+	}
+	for _, e := range entries {
+		if e.Type().IsRegular() {
+			n++
+		} else if err := remove(filepath.Join(b.resultsDir(pod), e.Name()), e.Type()); err != nil {
+			return 0, err
+		}
+	}
+	return n, nil
 }
-
-// resultName finds the pod in the name of a result: ids are 64 hex characters.
-var resultName = regexp.MustCompile(`-([0-9a-f]{64})-` + ifName + `$`)
 
 // Held is every pod that is attached, or was being attached, or has host ports.
 func (b *Backend) Held(ctx context.Context) ([]backends.Held, error) {
 	var held []backends.Held
-	for _, dir := range []string{b.resultsDir(), b.attemptsDir()} {
+	for _, dir := range []string{b.podDir(""), b.attemptsDir()} {
 		entries, err := os.ReadDir(dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("list attached pods: %w", err)
 		}
 		for _, e := range entries {
-			pod := e.Name()
-			if dir == b.resultsDir() {
-				parts := resultName.FindStringSubmatch(pod)
-				if parts == nil {
-					continue
-				}
-				pod = parts[1]
-			}
-			if backends.IsOurs(pod) {
+			if pod := e.Name(); backends.IsOurs(pod) {
 				held = append(held, backends.Held{Kind: "network", Pod: pod, Name: filepath.Join(dir, e.Name())})
 			}
 		}

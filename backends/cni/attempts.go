@@ -26,7 +26,11 @@ type attempt struct {
 
 func (b *Backend) attemptsDir() string           { return filepath.Join(b.config.CacheDir, "attempts") }
 func (b *Backend) attemptPath(pod string) string { return filepath.Join(b.attemptsDir(), pod) }
-func (b *Backend) resultsDir() string            { return filepath.Join(b.config.CacheDir, "results") }
+
+// podDir is the directory that libcni keeps a pod's results in. Each pod has its
+// own, because libcni reads the names of all there are for each ADD and DEL.
+func (b *Backend) podDir(pod string) string     { return filepath.Join(b.config.CacheDir, "pods", pod) }
+func (b *Backend) resultsDir(pod string) string { return filepath.Join(b.podDir(pod), "results") }
 
 // beginAttempt writes down that an ADD begins. The file it gives is locked; the
 // plugins inherit it, so that the lock lasts until the last of them has ended,
@@ -104,14 +108,8 @@ func (b *Backend) waitForPlugins(ctx context.Context, pod string) (*os.File, err
 // forget removes what is left of the pod on the disk once every DEL succeeded.
 // libcni removes its results itself, but says nothing when it cannot.
 func (b *Backend) forget(pod string) error {
-	names, err := b.resultFiles(pod)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if err := os.RemoveAll(filepath.Join(b.resultsDir(), name)); err != nil {
-			return fmt.Errorf("forget the network of pod %s: %w", pod, err)
-		}
+	if err := os.RemoveAll(b.podDir(pod)); err != nil {
+		return fmt.Errorf("forget the network of pod %s: %w", pod, err)
 	}
 	return b.endAttempt(pod)
 }

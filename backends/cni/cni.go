@@ -3,7 +3,7 @@
 //
 // What an ADD took is never lost. Before it, the configuration and arguments
 // are written to <CacheDir>/attempts/<pod>; after it, libcni has them with the
-// result in <CacheDir>/results, and the attempt is removed. Detach needs
+// result in <CacheDir>/pods/<pod>, and the attempt is removed. Detach needs
 // nothing but these files: not the configuration in ConfDir, not the pod's
 // namespace, not what a daemon before this one had in memory.
 package cni
@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -82,26 +81,12 @@ func New(c Config) *Backend {
 		c.Log = slog.Default()
 	}
 	b := &Backend{config: c, doors: semaphore.NewWeighted(allDoors), forwarder: newForwarder(c.CacheDir), source: &source{dir: c.ConfDir, wanted: c.DefaultNetwork, log: c.Log}}
-	b.onlyFiles()
 	return b
 }
 
-// onlyFiles removes from the results what is no file: libcni reads them through
-// links and without bound, and one to /dev/zero took all of the node's memory.
-func (b *Backend) onlyFiles() {
-	entries, _ := os.ReadDir(b.resultsDir()) // none yet
-	for _, e := range entries {
-		if e.Type().IsRegular() {
-			continue
-		}
-		err := os.RemoveAll(filepath.Join(b.resultsDir(), e.Name()))
-		b.config.Log.Warn("what lay in the place of a network's result was removed", "name", e.Name(), "type", e.Type(), "err", err)
-	}
-}
-
 // libcni for one call. lock, when not nil, is inherited by the plugins.
-func (b *Backend) libcni(lock *os.File) *libcni.CNIConfig {
-	return libcni.NewCNIConfigWithCacheDir(b.config.PluginDirs, b.config.CacheDir, &pluginExec{log: b.config.Log, lock: lock})
+func (b *Backend) libcni(pod string, lock *os.File) *libcni.CNIConfig {
+	return libcni.NewCNIConfigWithCacheDir(b.config.PluginDirs, b.podDir(pod), &pluginExec{log: b.config.Log, lock: lock})
 }
 
 var (
@@ -168,7 +153,7 @@ func (b *Backend) add(ctx context.Context, n *network, conf *libcni.RuntimeConf,
 	}
 	failpoint.Hit("network", "note", "after")
 	defer func() { _ = lock.Close() }()
-	raw, err := b.libcni(lock).AddNetworkList(ctx, n.list, conf)
+	raw, err := b.libcni(r.Pod, lock).AddNetworkList(ctx, n.list, conf)
 	failpoint.Hit("network", "add", "after")
 	if err != nil {
 		return none, failure(ctx, messages.Internal, "attach pod %s to network %q of %s: %w", podName(r), n.list.Name, n.file, err)
@@ -227,7 +212,7 @@ func (b *Backend) del(ctx context.Context, a attachment) error {
 		// something else makes many plugins fail for ever.
 		a.conf.NetNS = ""
 	}
-	return b.libcni(nil).DelNetworkList(ctx, a.list, a.conf)
+	return b.libcni(a.conf.ContainerID, nil).DelNetworkList(ctx, a.list, a.conf)
 }
 
 // failure classifies: what the end of the context caused is Deadline or

@@ -144,7 +144,7 @@ func TestAnAttachCutOffByAKillIsFoundWithoutAnyRecord(t *testing.T) {
 	b, r := n.backend(), n.pod()
 	_, err := b.Attach(t.Context(), r)
 	ok(t, err)
-	results, err := filepath.Glob(filepath.Join(n.cache, "results", "*"))
+	results, err := filepath.Glob(filepath.Join(n.cache, "pods", r.Pod, "results", "*"))
 	ok(t, err)
 	ok(t, os.Truncate(results[0], 10)) // as a power cut may leave it
 	held, err := b.Held(t.Context())

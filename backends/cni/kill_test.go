@@ -89,15 +89,20 @@ exit 0`)
 }
 
 func TestALinkInTheResultsPlaceIsNotReadThrough(t *testing.T) {
-	dir := t.TempDir()
-	results := filepath.Join(dir, "results")
-	ok(t, os.MkdirAll(results, 0o700))
-	ok(t, os.Symlink("/dev/zero", filepath.Join(results, "net-pod-eth0")))
-	ok(t, os.WriteFile(filepath.Join(results, "net-other-eth0"), []byte("{}"), 0o600))
-	cni.New(cni.Config{CacheDir: dir})
-	left, err := os.ReadDir(results)
-	ok(t, err)
-	if len(left) != 1 || left[0].Name() != "net-other-eth0" {
-		t.Errorf("left: %v", left)
+	n := newNode(t)
+	n.write("10-bridge.conflist", n.bridged("links"))
+	b := n.backend()
+	for _, place := range []string{".", "results", "results/links-eth0"} {
+		r := n.pod()
+		at := filepath.Join(n.cache, "pods", r.Pod, place)
+		ok(t, os.MkdirAll(filepath.Dir(at), 0o700))
+		ok(t, os.Symlink("/dev/zero", at))
+		ok(t, b.Detach(t.Context(), r))
+		if _, err := os.Lstat(at); err == nil {
+			t.Errorf("%s is still there", at)
+		}
+		_, err := b.Attach(t.Context(), r)
+		ok(t, err)
+		ok(t, b.Detach(t.Context(), r))
 	}
 }

@@ -26,7 +26,7 @@ func (b *Backend) Status(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.config.StatusTimeout)
 	defer cancel()
-	if err := b.libcni(nil).GetStatusNetworkList(ctx, n.list); err != nil {
+	if err := b.libcni("", nil).GetStatusNetworkList(ctx, n.list); err != nil {
 		return failure(ctx, messages.Unavailable, "network %q of %s is not ready: %w", n.list.Name, n.file, err)
 	}
 	return nil
@@ -64,7 +64,7 @@ func (b *Backend) GC(ctx context.Context, valid func() []string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.config.DelTimeout)
 	defer cancel()
-	if err := b.libcni(nil).GCNetworkList(ctx, n.list, args); err != nil {
+	if err := b.libcni("", nil).GCNetworkList(ctx, n.list, args); err != nil {
 		return failure(ctx, messages.Internal, "garbage collection of network %q of %s: %w", n.list.Name, n.file, err)
 	}
 	return nil

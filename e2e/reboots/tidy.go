@@ -105,7 +105,7 @@ func (a *agent) tidy(ctx context.Context) error {
 var surveyor = harness.Surveyor{
 	Cgroups: "troupe-", Addresses: "/var/lib/cni/networks/test", Bridge: "cni0",
 	Files: []string{
-		"/var/lib/troupe/pods", "/var/lib/troupe/cni/results", "/var/lib/troupe/cni/attempts", "/var/lib/troupe/cni/ports",
+		"/var/lib/troupe/pods", "/var/lib/troupe/cni/pods", "/var/lib/troupe/cni/attempts", "/var/lib/troupe/cni/ports",
 		"/run/troupe/shm", "/run/troupe/ns/net", "/run/troupe/ns/ipc", "/run/troupe/ns/uts",
 	},
 }
