@@ -115,7 +115,7 @@ func (s *Server) ImageFsInfo(ctx context.Context, _ *runtime.ImageFsInfoRequest)
 // firstMeasure is how long a caller waits for the first measure of a daemon that
 // has just started. crictl asks for it before every command, with two seconds
 // for the answer: without, each would fail for a moment after a start.
-const firstMeasure = time.Second
+const firstMeasure = 1800 * time.Millisecond
 
 func (s *Server) imageFilesystem(ctx context.Context) (messages.Filesystem, error) {
 	for end := time.Now().Add(firstMeasure); ; {
