@@ -105,23 +105,27 @@ type contender struct {
 	name      string
 	processes []string // binaries that are the runtime's own, pod by pod or not
 	start     func(context.Context, *stage) (socket string, err error)
+	handler   string // of its pods; empty: its default
+	asked     bool   // it takes part only when -only names it
 }
 
 const (
 	troupe     = "troupe"
+	withCrun   = "troupe-crun" // Troupe with crun in libcontainer's place
 	containerd = "containerd"
 )
 
 var contenders = []contender{
-	{troupe, []string{"troupe", "troupe-monitor", "troupe-keeper"}, startTroupe},
-	{containerd, []string{"containerd", "containerd-shim-runc-v2"}, startContainerd},
+	{name: troupe, processes: []string{"troupe", "troupe-monitor", "troupe-keeper"}, start: startTroupe},
+	{name: withCrun, processes: []string{"troupe", "troupe-monitor", "troupe-keeper"}, start: startTroupe, handler: "crun", asked: true},
+	{name: containerd, processes: []string{"containerd", "containerd-shim-runc-v2"}, start: startContainerd},
 }
 
 // each gives each contender a lab of its own, one after the other, so that
 // neither runs while the other is measured.
 func (o options) each(ctx context.Context, do func(context.Context, *stage, contender) error) error {
 	for _, c := range contenders {
-		if o.only != "" && o.only != c.name {
+		if o.only != "" && o.only != c.name || c.asked && o.only == "" {
 			continue
 		}
 		if err := withStage(ctx, o, func(s *stage) error { return do(ctx, s, c) }); err != nil {
@@ -176,7 +180,8 @@ func withStage(ctx context.Context, o options, do func(*stage) error) (err error
 func startTroupe(ctx context.Context, s *stage) (_ string, err error) {
 	s.daemon, err = s.lab.NewDaemon(harness.DaemonOptions{
 		Network: s.network, Insecure: []string{s.registry.Host}, LogLevel: "info", // as in production
-		Args: s.profiling(),
+		Extra: "[crio.runtime.runtimes.crun]\n",
+		Args:  s.profiling(),
 	})
 	if err != nil {
 		return "", err
@@ -201,7 +206,7 @@ func (o options) begin(ctx context.Context, s *stage, c contender) (load.Options
 	}
 	dir, err := s.lab.Mkdir("logs")
 	return load.Options{
-		Socket: socket, Image: s.image, CgroupParent: "/" + s.lab.Name, LogDir: dir, Processes: c.processes,
+		Socket: socket, Image: s.image, Handler: c.handler, CgroupParent: "/" + s.lab.Name, LogDir: dir, Processes: c.processes,
 		Present: o.present, Lives: o.lives, Execs: 3, Lists: o.lists, Callers: o.callers, Idle: o.idle,
 		Progress: func(what string) { fmt.Fprintf(os.Stderr, "bench: %s: %s\n", c.name, what) },
 	}, err

@@ -74,7 +74,7 @@ func drive(ctx context.Context, l load.Options, burst int) (*load.Report, error)
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, sim, "load", "--json", "--socket", l.Socket, "--image", l.Image,
+	cmd := exec.CommandContext(ctx, sim, "load", "--json", "--socket", l.Socket, "--image", l.Image, "--handler", l.Handler,
 		"--present", strings.ReplaceAll(strings.Trim(fmt.Sprint(l.Present), "[]"), " ", ","), "--lives", strconv.Itoa(l.Lives),
 		"--lists", strconv.Itoa(l.Lists), "--burst", strconv.Itoa(burst), "--burst-from", strconv.Itoa(highest(l.Present)),
 		"--callers", strconv.Itoa(l.Callers), "--idle", l.Idle.String(),
