@@ -56,36 +56,61 @@ func (r *ranges) GetBlobAt(chunks []chunked.ImageSourceChunk) (chan io.ReadClose
 	if r.seen == nil {
 		return streams, errs, nil
 	}
-	watched := make(chan io.ReadCloser)
-	go r.pass(chunks, streams, watched)
-	return watched, errs, nil
+	watched, told := make(chan io.ReadCloser), make(chan error)
+	go r.pass(chunks, streams, errs, watched, told)
+	return watched, told, nil
 }
 
-// pass hands the parts on. The library looks for the next one only when the
-// last was closed.
-func (r *ranges) pass(chunks []chunked.ImageSourceChunk, from, to chan io.ReadCloser) {
+// pass hands parts and errors on. The library looks for the next part only when
+// the last was closed, and takes the end of the errors for the end of all: the
+// source's can end while a part is still in our hands.
+func (r *ranges) pass(chunks []chunked.ImageSourceChunk, from chan io.ReadCloser, errs chan error, to chan io.ReadCloser, told chan error) {
+	defer close(told)
 	defer close(to)
-	for i := 0; ; i++ {
+	for i := 0; from != nil || errs != nil; {
 		came := r.awaited()
-		stream, open := <-from
-		came()
-		if !open {
-			return
-		}
-		s := &watchedStream{ReadCloser: stream, of: r, closed: make(chan struct{})}
-		var part io.ReadCloser = s
-		if i < len(chunks) && r.packed[chunks[i].Offset] > 0 {
-			part = struct {
-				io.Reader
-				io.Closer
-			}{bounded(s, chunks[i].Length, r.packed[chunks[i].Offset]), s}
-		}
-		to <- part
 		select {
-		case <-s.closed:
-		case <-r.ctx.Done():
+		case stream, open := <-from:
+			came()
+			if !open {
+				from = nil
+				continue
+			}
+			s := &watchedStream{ReadCloser: stream, of: r, closed: make(chan struct{})}
+			select {
+			case to <- r.bound(s, chunks, i):
+				i++
+			case <-r.ctx.Done():
+				_ = s.Close() // nobody takes it any more
+				continue
+			}
+			select {
+			case <-s.closed:
+			case <-r.ctx.Done():
+			}
+		case err, open := <-errs:
+			came()
+			if !open {
+				errs = nil
+				continue
+			}
+			select {
+			case told <- err:
+			case <-r.ctx.Done():
+			}
 		}
 	}
+}
+
+// bound is the part with the bound that its place in the layer gives it.
+func (r *ranges) bound(s *watchedStream, chunks []chunked.ImageSourceChunk, i int) io.ReadCloser {
+	if i >= len(chunks) || r.packed[chunks[i].Offset] <= 0 {
+		return s
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{bounded(s, chunks[i].Length, r.packed[chunks[i].Offset]), s}
 }
 
 // awaited watches one wait for the registry. What is done with the bytes
