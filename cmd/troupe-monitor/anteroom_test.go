@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/troupe-run/troupe/backends/thread"
 	"golang.org/x/sys/unix"
 )
 
@@ -64,10 +64,9 @@ func TestAnInitBeginsWithItsOwnMountsHoweverManyTheNodeHas(t *testing.T) {
 	if !ok {
 		t.Fatal("a plain configuration is to begin among the node's mounts")
 	}
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		done <- func() error {
+	var failure error
+	thread.ThrownAway(func() {
+		failure = func() error {
 			if err := a.enter(paths); err != nil {
 				return err
 			}
@@ -83,11 +82,11 @@ func TestAnInitBeginsWithItsOwnMountsHoweverManyTheNodeHas(t *testing.T) {
 					return fmt.Errorf("%s: %q, %w", name, text, err)
 				}
 			}
-			return unix.Mount("test", filepath.Join(own), "tmpfs", 0, "size=64k") // nobody else sees it
+			return unix.Mount("test", own, "tmpfs", 0, "size=64k") // nobody else sees it
 		}()
-	}()
-	if err := <-done; err != nil {
-		t.Fatal(err)
+	})
+	if failure != nil {
+		t.Fatal(failure)
 	}
 	node, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
