@@ -80,8 +80,7 @@ func New(c Config) *Backend {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	b := &Backend{config: c, doors: semaphore.NewWeighted(allDoors), forwarder: newForwarder(c.CacheDir), source: &source{dir: c.ConfDir, wanted: c.DefaultNetwork, log: c.Log}}
-	return b
+	return &Backend{config: c, doors: semaphore.NewWeighted(allDoors), forwarder: newForwarder(c.CacheDir), source: &source{dir: c.ConfDir, wanted: c.DefaultNetwork, log: c.Log}}
 }
 
 // libcni for one call. lock, when not nil, is inherited by the plugins.

@@ -112,7 +112,7 @@ func TestWhatNeedsTheNodeBeginsOnTheNode(t *testing.T) {
 	} {
 		config := plainConfig("/var/lib/troupe/rootfs", "/srv/volume")
 		if _, ok := a.needs(config); !ok {
-			t.Fatal("a plain configuration is to begin on the node")
+			t.Fatal("a plain configuration is to begin among the node's mounts")
 		}
 		change(config)
 		if paths, ok := a.needs(config); ok {

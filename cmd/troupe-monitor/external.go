@@ -153,9 +153,7 @@ func (e *external) start(ctx context.Context) error {
 // runtime, and only when our own record does not say that it was started: the
 // last monitor may have ended just after.
 func (e *external) status() string {
-	e.c.mu.Lock()
-	rec := e.c.record
-	e.c.mu.Unlock()
+	rec := e.c.copyRecord()
 	if rec.Pid == 0 || rec.Born == 0 || startTime(rec.Pid) != rec.Born {
 		return wire.Exited
 	}

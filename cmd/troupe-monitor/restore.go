@@ -102,9 +102,7 @@ func (c *container) restore(ctx context.Context) (wire.State, error) {
 }
 
 func (c *container) makeRestored(ctx context.Context) error {
-	c.mu.Lock()
-	rec := c.record
-	c.mu.Unlock()
+	rec := c.copyRecord()
 	r := wire.Create{
 		Ref: c.ref, Bundle: rec.Bundle, LogPath: rec.LogPath, Stdin: rec.Stdin, StdinOnce: rec.StdinOnce, TTY: rec.TTY, Runtime: rec.Runtime,
 	}

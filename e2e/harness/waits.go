@@ -18,9 +18,8 @@ const stalls = 95
 
 // Stalled says whether the kernel has taken all processors for itself in the
 // last half second or so. On two processors, Linux 6.18 can stand still so for
-// half a minute: processes that wait for a child walk the child's entries in
-// /proc (release_task, d_invalidate, d_walk) again and again until another that
-// holds one of them goes on, which gets no processor.
+// half a minute in processes that wait for a child and remove its entries in /proc
+// (release_task, d_invalidate, d_walk; DESIGN "Crash points").
 func Stalled() bool {
 	before := systemTime()
 	time.Sleep(500 * time.Millisecond)
